@@ -1,0 +1,109 @@
+"""Settings: environment variables with the prefix `VISIONMETER_` (or `.env`), validated at start."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and its limits. The README's table is generated from this class."""
+
+    model_config = SettingsConfigDict(env_prefix="VISIONMETER_", env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(default=ROOT / "data", description="Folder of the database and the stored images.")
+    weights_dir: Path = Field(default=ROOT / "weights", description="Folder of the models' weights.")
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL of the database; empty means SQLite in `data_dir`/visionmeter.db.",
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        default="auto", description="Where models run; `auto` takes the first of cuda, mps, cpu that works."
+    )
+    welcome_tokens: Decimal = Field(
+        default=Decimal(20),
+        ge=0,
+        le=1_000_000,
+        decimal_places=3,
+        description="Tokens given to a new account.",
+    )
+    currency_symbol: str = Field(default="¥", min_length=1, max_length=4, description="Shown before money.")
+    price_per_token: Decimal = Field(
+        default=Decimal("0.01"), gt=0, description="Money for one token, in the currency's major unit."
+    )
+    quote_ttl_s: int = Field(default=900, ge=30, le=86_400, description="Seconds a quote binds.")
+    hold_lease_s: int = Field(
+        default=30, ge=5, le=3600, description="Seconds until a hold nobody renews is given back."
+    )
+    sweep_interval_s: float = Field(default=5.0, ge=0.1, le=60, description="Seconds between sweeps.")
+    job_poll_interval_s: float = Field(
+        default=0.5, ge=0.05, le=10, description="Seconds between looks for new jobs in the database."
+    )
+    image_timeout_s: float = Field(
+        default=120.0, gt=0, le=3600, description="Seconds one image may take before it is given up, unpaid."
+    )
+    image_bytes_max: int = Field(
+        default=20_000_000, ge=1_000, description="Largest file, in bytes, that is accepted."
+    )
+    image_pixels_max: int = Field(
+        default=50_000_000, ge=1_000, description="Most pixels that one image may decode to."
+    )
+    batch_images_max: int = Field(default=200, ge=1, le=10_000, description="Most images in one batch.")
+    engine_queue_max: int = Field(default=64, ge=1, description="Images that may wait for the engine.")
+    runner_threads: int = Field(
+        default=2, ge=1, le=64, description="Images of jobs that are prepared at the same time."
+    )
+    models_loaded_max: int = Field(default=3, ge=1, le=64, description="Models kept in memory at once.")
+    model_fetch: bool = Field(
+        default=True, description="Whether an operator may fetch published weights over the network."
+    )
+    session_ttl_h: int = Field(default=24 * 14, ge=1, le=24 * 365, description="Hours a sign-in lasts.")
+    sign_in_attempts_max: int = Field(
+        default=10, ge=1, description="Failed sign-ins for an address in 15 minutes before it must wait."
+    )
+    cookie_secure: bool = Field(
+        default=False, description="Mark the session cookie `Secure`; set it when served under TLS."
+    )
+    gc_freeze: bool = Field(
+        default=True, description="Keep what is loaded at start out of the garbage collector (faster pages)."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log line that is written."
+    )
+
+    @field_validator("data_dir", "weights_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path if path.is_absolute() else (ROOT / path)
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'visionmeter.db'}"
+
+
+def load_settings() -> Settings:
+    """Read the environment afresh. Raises `ConfigError` with one sentence for each wrong setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"VISIONMETER_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError("Settings cannot be used. " + "; ".join(lines)) from None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return load_settings()

@@ -1,0 +1,139 @@
+"""Users and passwords (Argon2id). Every function runs in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import delete, func, update
+from sqlmodel import Session, col, select
+
+from core.db import utcnow
+from core.errors import (
+    BadCredentialsError,
+    EmailTakenError,
+    InvalidEmailError,
+    TooManyAttemptsError,
+    WeakPasswordError,
+)
+from core.identity.tables import SignInAttempt, User
+
+PASSWORD_LENGTH_MIN = 10
+PASSWORD_LENGTH_MAX = 256
+ATTEMPT_WINDOW = timedelta(minutes=15)
+
+_EMAIL = re.compile(r"[^@\s,;<>\"()\[\]\\]{1,64}@[^@\s,;<>\"()\[\]\\.]+(\.[^@\s,;<>\"()\[\]\\.]+)+")
+
+
+@cache
+def _hasher() -> PasswordHasher:
+    return PasswordHasher()
+
+
+@cache
+def _decoy_digest() -> str:
+    return _hasher().hash("nobody signs in with this")
+
+
+def hash_password(password: str) -> str:
+    """Argon2id digest. Slow on purpose (tens of ms): call it outside a transaction.
+
+    Raises `WeakPasswordError` for fewer than 10 or more than 256 characters, or a single repeated one.
+    """
+    if len(password) < PASSWORD_LENGTH_MIN or len(set(password)) < 4:
+        raise WeakPasswordError(
+            f"Choose a password of at least {PASSWORD_LENGTH_MIN} characters that are not all alike.",
+            length_min=PASSWORD_LENGTH_MIN,
+        )
+    if len(password) > PASSWORD_LENGTH_MAX:
+        raise WeakPasswordError(
+            f"Choose a password of at most {PASSWORD_LENGTH_MAX} characters.", length_min=PASSWORD_LENGTH_MIN
+        )
+    return _hasher().hash(password)
+
+
+def verify_password(password_digest: str | None, password: str) -> bool:
+    """Whether a password fits. With None (no such user) it takes as long and says no."""
+    try:
+        matches = _hasher().verify(password_digest or _decoy_digest(), password[:PASSWORD_LENGTH_MAX])
+    except (VerificationError, InvalidHashError):
+        return False
+    return matches and password_digest is not None
+
+
+def normalise_email(email: str) -> str:
+    """An address as it is stored. Raises `InvalidEmailError`."""
+    email = email.strip().lower()
+    if len(email) > 254 or not _EMAIL.fullmatch(email):
+        raise InvalidEmailError("Enter an e-mail address such as name@example.com.")
+    return email
+
+
+def add_user(
+    session: Session, *, account_id: str, email: str, password_digest: str, role: str, language: str = "en"
+) -> User:
+    """A new user. Raises `EmailTakenError`."""
+    if find_user(session, email) is not None:
+        raise EmailTakenError("There is an account with this address: sign in instead.")
+    user = User(
+        account_id=account_id, email=email, password_digest=password_digest, role=role, language=language
+    )
+    session.add(user)
+    session.flush()
+    return user
+
+
+def find_user(session: Session, email: str) -> User | None:
+    """The user with this normalised address, or None."""
+    return session.exec(select(User).where(User.email == email)).first()
+
+
+def has_operator(session: Session) -> bool:
+    """Whether anybody runs this installation yet."""
+    return session.exec(select(User.id).where(User.role == "operator").limit(1)).first() is not None
+
+
+def set_language(session: Session, user_id: str, language: str) -> None:
+    """Store a user's language."""
+    session.execute(update(User).where(col(User.id) == user_id).values(language=language))
+
+
+def list_users(session: Session) -> Sequence[User]:
+    """All users, oldest first."""
+    return session.exec(select(User).order_by(col(User.created_at))).all()
+
+
+def check_credentials(user: User | None, password: str) -> User:
+    """The user, if the password fits; `BadCredentialsError` otherwise, whoever is unknown."""
+    if not verify_password(user.password_digest if user else None, password) or user is None:
+        raise BadCredentialsError("The address or the password is wrong.")
+    return user
+
+
+def require_few_attempts(session: Session, email: str, *, attempts_max: int) -> None:
+    """Raise `TooManyAttemptsError` after too many recent failures for an address."""
+    recent = session.exec(
+        select(func.count())
+        .select_from(SignInAttempt)
+        .where(
+            SignInAttempt.email_digest == _digest(email),
+            SignInAttempt.created_at > utcnow() - ATTEMPT_WINDOW,
+        )
+    ).one()
+    if recent >= attempts_max:
+        raise TooManyAttemptsError("Too many failed sign-ins for this address: wait 15 minutes.")
+
+
+def record_attempt(session: Session, email: str) -> None:
+    """Note one failed sign-in, and forget old ones."""
+    session.execute(delete(SignInAttempt).where(col(SignInAttempt.created_at) < utcnow() - ATTEMPT_WINDOW))
+    session.add(SignInAttempt(email_digest=_digest(email)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

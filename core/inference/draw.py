@@ -1,0 +1,68 @@
+"""Boxes on a picture, with the few cv2 calls that it takes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from core.inference.detections import Detections
+from core.inference.images import Pixels
+
+# BGR of the Okabe-Ito palette: distinguishable with any kind of colour vision.
+PALETTE_BGR = (
+    (178, 114, 0),
+    (0, 94, 213),
+    (115, 158, 0),
+    (167, 121, 204),
+    (0, 159, 230),
+    (233, 180, 86),
+    (66, 228, 240),
+)
+
+
+def class_color_bgr(class_id: int) -> tuple[int, int, int]:
+    """The colour of a class, as BGR."""
+    return PALETTE_BGR[class_id % len(PALETTE_BGR)]
+
+
+def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
+    """A copy of `(H, W, 3)` BGR with a box and a label for each detection; line and text scale with the image."""
+    canvas = np.ascontiguousarray(pixels.copy())
+    longest = max(canvas.shape[:2])
+    thickness = max(2, round(longest / 400))
+    font_scale = max(0.45, longest / 1600)
+    text_thickness = max(1, thickness // 2)
+    # The most confident is drawn last, so that it lies on top.
+    for index in reversed(range(len(detections))):
+        x1, y1, x2, y2 = (round(float(value)) for value in detections.xyxy[index])
+        class_id = int(detections.class_id[index])
+        color = class_color_bgr(class_id)
+        label = f"{detections.names[class_id]} {detections.confidence[index]:.2f}"
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+        (text_width, text_height), baseline = cv2.getTextSize(
+            label, cv2.FONT_HERSHEY_SIMPLEX, font_scale, text_thickness
+        )
+        top = y1 - text_height - baseline - 2
+        if top < 0:
+            top = y1
+        left = max(0, min(x1, canvas.shape[1] - text_width - 4))
+        cv2.rectangle(
+            canvas, (left, top), (left + text_width + 4, top + text_height + baseline + 2), color, cv2.FILLED
+        )
+        cv2.putText(
+            canvas,
+            label,
+            (left + 2, top + text_height + 1),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            font_scale,
+            _ink(color),
+            text_thickness,
+            cv2.LINE_AA,
+        )
+    return canvas
+
+
+def _ink(background_bgr: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever is easier to read on a colour (relative luminance, ITU-R BT.709)."""
+    blue, green, red = background_bgr
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 120 else (255, 255, 255)

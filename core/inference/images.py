@@ -1,0 +1,135 @@
+"""Uploads become pixels here, or are refused with a reason. The name of a file is never trusted.
+
+The header is read first and the number of pixels is bounded before anything is allocated. The whole image is
+decoded at preview, so that a file which breaks half-way is refused before it has a price.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from core.errors import (
+    ImageAnimatedError,
+    ImageBrokenError,
+    ImageEmptyError,
+    ImageTooManyBytesError,
+    ImageTooManyPixelsError,
+    ImageUnsupportedError,
+)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """`pixels` is `(H, W, 3)` uint8 BGR, upright (EXIF orientation applied).
+
+    `sha256` is that of the pixels and their shape: two files with the same picture have the same one.
+    """
+
+    pixels: Pixels
+    sha256: str
+    format: str
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return int(self.pixels.shape[1])
+
+
+def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImage:
+    """Decode one upload. Raises a subclass of `ImageRefusedError`; its message says what to do."""
+    if not data:
+        raise ImageEmptyError("The file is empty: choose it again, or export it anew.")
+    if len(data) > bytes_max:
+        raise ImageTooManyBytesError(
+            f"The file has {len(data) / 1e6:.1f} MB and at most {bytes_max / 1e6:.0f} MB are accepted: save it "
+            "with a smaller size or a stronger compression.",
+            bytes=len(data),
+            bytes_max=bytes_max,
+        )
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, below, is the one that counts; Pillow's warning would only repeat it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageTooManyPixelsError(
+            "The picture announces far too many pixels: scale it down and upload it again.",
+            pixels=None,
+            pixels_max=pixels_max,
+        ) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise ImageUnsupportedError(
+            "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
+        ) from None
+    with image:
+        kind = str(image.format)
+        width, height = image.size
+        if width * height > pixels_max:
+            raise ImageTooManyPixelsError(
+                f"The picture has {width * height / 1e6:.0f} megapixels and at most {pixels_max / 1e6:.0f} are "
+                "accepted: scale it down and upload it again.",
+                pixels=width * height,
+                pixels_max=pixels_max,
+            )
+        if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
+        try:
+            upright = ImageOps.exif_transpose(image)
+            rgb = _to_rgb(upright)
+        except Exception as error:
+            # Pillow's decoders raise a dozen different types for damaged data (OSError, SyntaxError,
+            # struct.error, zlib.error, …); for the customer they are one: the file is damaged.
+            raise ImageBrokenError(
+                "The picture is damaged and cannot be read to its end: export or copy it again."
+            ) from error
+    pixels = np.ascontiguousarray(rgb[:, :, ::-1])
+    digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
+    digest.update(pixels.data)
+    return DecodedImage(pixels, digest.hexdigest(), "JPEG" if kind == "MPO" else kind)
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow would clip 16-bit grey at 255 and turn the picture white.
+        grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def encode_jpeg(pixels: Pixels, *, longest_side_px: int | None = None, quality: int = 88) -> bytes:
+    """`(H, W, 3)` BGR as JPEG bytes, scaled down so that the longer side is at most `longest_side_px`."""
+    height, width = pixels.shape[:2]
+    if longest_side_px is not None and max(height, width) > longest_side_px:
+        scale = longest_side_px / max(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    done, buffer = cv2.imencode(".jpg", pixels, [int(cv2.IMWRITE_JPEG_QUALITY), quality])
+    if not done:
+        raise ValueError("the pixels could not be encoded as JPEG")
+    return buffer.tobytes()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """`(H, W, 3)` BGR as PNG bytes."""
+    done, buffer = cv2.imencode(".png", pixels)
+    if not done:
+        raise ValueError("the pixels could not be encoded as PNG")
+    return buffer.tobytes()

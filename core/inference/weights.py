@@ -1,0 +1,83 @@
+"""Weights files: their hash, a look inside before they are loaded, and loading.
+
+A `.pt` file is a pickle, and loading a pickle can run any code. So a file is loaded only when its SHA-256 is
+the registered one (or an operator put it into the weights folder himself) *and* everything it names is a
+network class of torch or Ultralytics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from core.errors import WeightsRefusedError
+
+# What a YOLO checkpoint may name: network classes, and plain containers. A dotted name such as
+# `ultralytics.nn.tasks.os.system` does not match: the last part must be a class right in the module.
+_ALLOWED = re.compile(
+    r"ultralytics\.nn\.(tasks|modules(\.\w+)?)\.[A-Z]\w*"
+    r"|torch\.nn\.modules\.\w+\.[A-Z]\w*"
+    r"|ultralytics\.utils\.(IterableSimpleNamespace|loss\.[A-Z]\w*|tal\.[A-Z]\w*)"
+    r"|builtins\.(set|frozenset|slice|complex)|collections\.(OrderedDict|defaultdict)"
+    r"|types\.SimpleNamespace|pathlib\.(PosixPath|WindowsPath|Path|PurePosixPath|PureWindowsPath)"
+)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal text; remembered while its size and time stay the same."""
+    stat = path.stat()
+    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_file(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inspect_weights(path: Path) -> None:
+    """Raise `WeightsRefusedError` when the file names anything outside the allow-list. Nothing is executed."""
+    try:
+        foreign = [name for name in get_unsafe_globals_in_checkpoint(path) if not _ALLOWED.fullmatch(name)]
+    except Exception as error:
+        # torch raises many types for files that are no checkpoint; each means: do not load it.
+        raise WeightsRefusedError(f"{path.name} is no PyTorch checkpoint: put the right file there.") from error
+    if foreign:
+        raise WeightsRefusedError(
+            f"{path.name} names code that no detection model needs ({', '.join(sorted(foreign)[:3])}): "
+            "it was not loaded.",
+            names=sorted(foreign),
+        )
+
+
+def load_network(
+    path: Path, expected_sha256: str, device: torch.device
+) -> tuple[torch.nn.Module, Mapping[int, str]]:
+    """The network on `device`, fused and in evaluation mode, and the names of its classes.
+
+    Raises `WeightsRefusedError` when the file is not the expected one or fails the inspection.
+    """
+    try:
+        found = hash_file(path)
+    except OSError:
+        raise WeightsRefusedError(f"The weights {path.name} cannot be read: put the file back.") from None
+    if found != expected_sha256:
+        raise WeightsRefusedError(
+            f"The weights {path.name} have changed since they were registered: put the right file back.",
+            expected=expected_sha256,
+            found=found,
+        )
+    inspect_weights(path)
+    from ultralytics import YOLO
+
+    yolo = YOLO(str(path), task="detect")
+    network = yolo.model.float().fuse(verbose=False).eval().to(device)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network, {int(key): str(name) for key, name in yolo.names.items()}

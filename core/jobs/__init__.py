@@ -1,0 +1,1 @@
+"""Runs that live in the database, so that they survive a page change, a closed tab and a crash."""

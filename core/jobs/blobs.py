@@ -1,0 +1,42 @@
+"""Uploaded files on disk, named by the SHA-256 of their bytes, one folder an account."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256 as hexadecimal text."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class BlobStore:
+    """Content-addressed files under one folder. Writing the same bytes twice writes once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, account_id: str, data: bytes) -> str:
+        """Store bytes and give their SHA-256. A crash leaves either the whole file or none."""
+        sha256 = hash_bytes(data)
+        path = self._path(account_id, sha256)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        return sha256
+
+    def get(self, account_id: str, sha256: str) -> bytes:
+        """The bytes; `FileNotFoundError` when they are not there."""
+        return self._path(account_id, sha256).read_bytes()
+
+    def _path(self, account_id: str, sha256: str) -> Path:
+        if not (account_id.replace("_", "").isalnum() and sha256.isalnum()):
+            raise ValueError("not an identifier")
+        return self.root / account_id / sha256[:2] / sha256

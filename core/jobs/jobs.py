@@ -1,0 +1,256 @@
+"""Creating, claiming, finishing and listing jobs. Every function runs in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, func, or_, update
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, select
+
+from core.db import utcnow
+from core.errors import JobNotFoundError
+from core.jobs.tables import Job, JobImage, Result
+
+OPEN_IMAGE = ("queued", "running")
+OPEN_JOB = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is. `given_back_mt` and `charged_mt` in milli-tokens; `counts` by image status."""
+
+    total: int
+    counts: Mapping[str, int]
+    charged_mt: int
+    quoted_mt: int
+    held_mt: int
+
+    @property
+    def done(self) -> int:
+        """Images with a final outcome."""
+        return self.total - sum(self.counts.get(status, 0) for status in OPEN_IMAGE)
+
+    @property
+    def given_back_mt(self) -> int:
+        """Quoted, held, and then neither charged nor held any more."""
+        return self.quoted_mt - self.charged_mt - self.held_mt
+
+
+def find_results(session: Session, account_id: str, charge_keys: Collection[str]) -> set[str]:
+    """Which charge keys have a stored result for this account."""
+    found: set[str] = set()
+    keys = list(charge_keys)
+    for start in range(0, len(keys), 500):
+        found.update(
+            session.exec(
+                select(Result.charge_key).where(
+                    Result.account_id == account_id, col(Result.charge_key).in_(keys[start : start + 500])
+                )
+            ).all()
+        )
+    return found
+
+
+def get_result(session: Session, account_id: str, charge_key: str) -> Result | None:
+    """The stored result of a charge key, or None."""
+    return session.exec(
+        select(Result).where(Result.account_id == account_id, Result.charge_key == charge_key)
+    ).first()
+
+
+def get_job(session: Session, account_id: str, job_id: str) -> Job:
+    """A job of this account; `JobNotFoundError` for anybody else's."""
+    job = session.exec(select(Job).where(Job.id == job_id, Job.account_id == account_id)).first()
+    if job is None:
+        raise JobNotFoundError("There is no such run in your account.", job_id=job_id)
+    return job
+
+
+def list_jobs(session: Session, account_id: str, *, limit: int = 20) -> Sequence[Job]:
+    """The account's jobs, newest first."""
+    return session.exec(
+        select(Job).where(Job.account_id == account_id).order_by(col(Job.created_at).desc()).limit(limit)
+    ).all()
+
+
+def list_images(session: Session, job_id: str) -> Sequence[JobImage]:
+    """A job's images in order."""
+    return session.exec(
+        select(JobImage).where(JobImage.job_id == job_id).order_by(col(JobImage.position))
+    ).all()
+
+
+def get_progress(session: Session, job_id: str) -> Progress:
+    """Counts and amounts of a job in one query."""
+    rows = session.exec(
+        select(JobImage.status, func.count(), func.coalesce(func.sum(JobImage.amount_mt), 0))
+        .where(JobImage.job_id == job_id)
+        .group_by(JobImage.status)
+    ).all()
+    amounts = {status: int(amount) for status, _count, amount in rows}
+    return Progress(
+        total=sum(count for _status, count, _amount in rows),
+        counts={status: count for status, count, _amount in rows},
+        charged_mt=amounts.get("charged", 0),
+        # An image that turned out to be done already costs nothing, whatever was quoted for it.
+        quoted_mt=sum(amounts.values()),
+        held_mt=sum(amounts.get(status, 0) for status in OPEN_IMAGE),
+    )
+
+
+def adopt_queued_jobs(session: Session, runner: str, *, lease_s: int) -> None:
+    """Take responsibility for all queued jobs that nobody works on."""
+    session.execute(
+        update(Job)
+        .where(col(Job.status) == "queued", col(Job.runner).is_(None))
+        .values(runner=runner, status="running", lease_expires_at=utcnow() + timedelta(seconds=lease_s))
+    )
+
+
+def has_work(session: Session, runner: str) -> bool:
+    """Whether `claim_image` may find something; a read that costs nothing when there is not."""
+    return (
+        session.exec(
+            select(JobImage.id)
+            .join(Job, col(Job.id) == col(JobImage.job_id))
+            .where(
+                JobImage.status == "queued",
+                or_(
+                    and_(Job.status == "queued", col(Job.runner).is_(None)),
+                    and_(Job.status == "running", Job.runner == runner),
+                ),
+                _can_start(),
+            )
+            .limit(1)
+        ).first()
+        is not None
+    )
+
+
+def running_jobs(session: Session, runner: str) -> Sequence[Job]:
+    """The unfinished jobs of a runner."""
+    return session.exec(select(Job).where(Job.runner == runner, Job.status == "running")).all()
+
+
+def claim_image(session: Session, runner: str) -> tuple[Job, JobImage] | None:
+    """The next image of this runner's jobs, marked `running`; None when there is nothing to do.
+
+    Jobs take turns: all first images come before all second ones, so a batch of a hundred does not make a
+    single picture wait for the whole of it.
+    """
+    row = session.exec(
+        select(Job, JobImage)
+        .join(JobImage, col(JobImage.job_id) == col(Job.id))
+        .where(Job.runner == runner, Job.status == "running", JobImage.status == "queued", _can_start())
+        .order_by(col(JobImage.position), col(Job.created_at))
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    job, image = row
+    claimed = session.execute(
+        update(JobImage)
+        .where(col(JobImage.id) == image.id, col(JobImage.status) == "queued")
+        .values(status="running", started_at=utcnow())
+        .returning(col(JobImage.id))
+    ).first()
+    return None if claimed is None else (job, image)
+
+
+def end_image(
+    session: Session,
+    image_id: str,
+    status: str,
+    *,
+    error_code: str | None = None,
+    wait_ms: int | None = None,
+    model_ms: int | None = None,
+) -> bool:
+    """Give an open image its final outcome; False when it had one already. Finishes the job with its last."""
+    row = session.execute(
+        update(JobImage)
+        .where(col(JobImage.id) == image_id, col(JobImage.status).in_(OPEN_IMAGE))
+        .values(
+            status=status, error_code=error_code, wait_ms=wait_ms, model_ms=model_ms, finished_at=utcnow()
+        )
+        .returning(col(JobImage.job_id))
+    ).first()
+    if row is None:
+        return False
+    finish_job_if_done(session, row[0])
+    return True
+
+
+def finish_job_if_done(session: Session, job_id: str) -> None:
+    """Mark a job finished when none of its images is open."""
+    open_images = (
+        select(JobImage.id).where(JobImage.job_id == job_id, col(JobImage.status).in_(OPEN_IMAGE)).exists()
+    )
+    session.execute(
+        update(Job)
+        .where(col(Job.id) == job_id, col(Job.status) != "finished", ~open_images)
+        .values(status="finished", finished_at=utcnow())
+    )
+
+
+def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OPEN_IMAGE) -> Sequence[JobImage]:
+    """A job's images without a final outcome."""
+    return session.exec(
+        select(JobImage).where(JobImage.job_id == job_id, col(JobImage.status).in_(statuses))
+    ).all()
+
+
+def renew_jobs(session: Session, runner: str, *, lease_s: int) -> list[str]:
+    """Extend the leases of this runner's unfinished jobs; gives the ids of the holds they stand on."""
+    session.execute(
+        update(Job)
+        .where(col(Job.runner) == runner, col(Job.status) == "running")
+        .values(lease_expires_at=utcnow() + timedelta(seconds=lease_s))
+    )
+    return [
+        hold_id
+        for hold_id in session.exec(
+            select(JobImage.hold_id)
+            .join(Job, col(Job.id) == col(JobImage.job_id))
+            .where(Job.runner == runner, Job.status == "running", col(JobImage.status).in_(OPEN_IMAGE))
+        ).all()
+        if hold_id is not None
+    ]
+
+
+def lapsed_jobs(session: Session, now: datetime) -> Sequence[Job]:
+    """Unfinished jobs whose runner has not been heard of within its lease."""
+    return session.exec(
+        select(Job).where(col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)
+    ).all()
+
+
+def _can_start() -> ColumnElement[bool]:
+    """An image without a hold of its own waits until the one that pays for the same work has ended."""
+    paying, paying_job = aliased(JobImage), aliased(Job)
+    under_way = (
+        select(paying.id)
+        .join(paying_job, col(paying_job.id) == col(paying.job_id))
+        .where(
+            paying.charge_key == JobImage.charge_key,
+            paying_job.account_id == Job.account_id,
+            col(paying.hold_id).is_not(None),
+            col(paying.status).in_(OPEN_IMAGE),
+        )
+        .correlate(JobImage, Job)
+        .exists()
+    )
+    return or_(col(JobImage.hold_id).is_not(None), ~under_way)
+
+
+def count_open_images(session: Session, account_id: str) -> int:
+    """How many images of an account wait or run now."""
+    return session.exec(
+        select(func.count())
+        .select_from(JobImage)
+        .join(Job, col(Job.id) == col(JobImage.job_id))
+        .where(Job.account_id == account_id, col(JobImage.status).in_(OPEN_IMAGE))
+    ).one()

@@ -1,0 +1,91 @@
+"""Tables of runs: a job, its images, and the stored results."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, UniqueConstraint
+from sqlmodel import JSON, Column, Field, SQLModel
+
+from core.db import UTCDateTime, new_id, utcnow
+
+
+class Job(SQLModel, table=True):
+    """One batch that a user started. `runner` is the process that works on it, `lease_expires_at` its promise."""
+
+    __table_args__ = (
+        CheckConstraint("status IN ('queued', 'running', 'finished')", name="job_status"),
+        Index("ix_job_account", "account_id", "created_at"),
+        Index("ix_job_status", "status", "created_at"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("job"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    quote_id: str = Field(foreign_key="quote.id", unique=True)
+    actor: str
+    model: str
+    model_version: str
+    img_size: int
+    status: str = "queued"
+    runner: str | None = None
+    lease_expires_at: datetime = Field(sa_type=UTCDateTime)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class JobImage(SQLModel, table=True):
+    """One image of a job.
+
+    `status` is `queued` or `running`, then for good one of `charged` (captured), `free` (answered from a stored
+    result), `failed` (given back, `error_code` says why), `cancelled` or `interrupted` (given back).
+    """
+
+    __tablename__ = "job_image"
+    __table_args__ = (
+        UniqueConstraint("job_id", "position", name="uq_job_image_position"),
+        CheckConstraint(
+            "status IN ('queued', 'running', 'charged', 'free', 'failed', 'cancelled', 'interrupted')",
+            name="job_image_status",
+        ),
+        Index("ix_job_image_hold", "hold_id"),
+        Index("ix_job_image_charge_key", "charge_key"),
+        Index("ix_job_image_status", "status"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("img"), primary_key=True)
+    job_id: str = Field(foreign_key="job.id")
+    position: int
+    name: str
+    file_sha256: str
+    image_sha256: str
+    height: int
+    width: int
+    charge_key: str
+    amount_mt: int = Field(sa_type=BigInteger)
+    hold_id: str | None = Field(default=None, foreign_key="hold.id")
+    status: str = "queued"
+    error_code: str | None = None
+    wait_ms: int | None = None
+    model_ms: int | None = None
+    started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class Result(SQLModel, table=True):
+    """Stored detections of one image by one model version with one set of parameters, for one account.
+
+    Written in the transaction that captures the hold: charged ⇔ the result is stored.
+    """
+
+    __table_args__ = (UniqueConstraint("account_id", "charge_key", name="uq_result"),)
+
+    id: str = Field(default_factory=lambda: new_id("res"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    charge_key: str
+    image_sha256: str
+    model: str
+    model_version: str
+    img_size: int
+    detections: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

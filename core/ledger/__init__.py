@@ -1,0 +1,1 @@
+"""Who has how many tokens: accounts, holds and an append-only list of entries. Knows no images."""

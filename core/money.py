@@ -1,0 +1,55 @@
+"""Milli-tokens: integers in the ledger, `Decimal` where they are computed, one rounding function.
+
+One token is 1,000 milli-tokens (`_mt`). A float never holds money.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+
+MILLITOKENS_PER_TOKEN = 1000
+_MILLI = Decimal("0.001")
+_CENT = Decimal("0.01")
+
+
+def round_tokens(tokens: Decimal) -> Decimal:
+    """Round tokens once, half up, to 0.001 (the only rounding of tokens in VisionMeter)."""
+    return tokens.quantize(_MILLI, rounding=ROUND_HALF_UP)
+
+
+def to_millitokens(tokens: Decimal) -> int:
+    """Tokens, already on the 0.001 grid, as an integer of milli-tokens.
+
+    Raises `ValueError` for a value off the grid: rounding happens in `round_tokens` and nowhere else.
+    """
+    scaled = tokens * MILLITOKENS_PER_TOKEN
+    if scaled != scaled.to_integral_value():
+        raise ValueError(f"{tokens} tokens is not a multiple of 0.001")
+    return int(scaled)
+
+
+def from_millitokens(amount_mt: int) -> Decimal:
+    """Milli-tokens as tokens with exactly three decimals."""
+    return Decimal(amount_mt).scaleb(-3)
+
+
+def parse_tokens(text: str) -> int:
+    """Text typed by a person ("1,000", "12.5") as milli-tokens; `ValueError` when it is no such number."""
+    try:
+        tokens = Decimal(text.replace(",", "").replace(" ", ""))
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a number") from None
+    if not tokens.is_finite():
+        raise ValueError(f"{text!r} is not a number")
+    return to_millitokens(tokens)
+
+
+def format_tokens(amount_mt: int, *, signed: bool = False) -> str:
+    """Milli-tokens for display: `1,234.500`; with `signed`, `+1.000` and `−1.000`."""
+    sign = "−" if amount_mt < 0 else ("+" if signed and amount_mt > 0 else "")
+    return f"{sign}{from_millitokens(abs(amount_mt)):,.3f}"
+
+
+def to_currency(amount_mt: int, price_per_token: Decimal) -> Decimal:
+    """What an amount is worth in the currency's major unit, half up to 0.01. For display, never for booking."""
+    return (from_millitokens(amount_mt) * price_per_token).quantize(_CENT, rounding=ROUND_HALF_UP)

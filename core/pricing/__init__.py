@@ -1,0 +1,1 @@
+"""What work costs: the price book, the formula, quotes and receipts."""

@@ -1,0 +1,78 @@
+"""Tables of prices, quotes and receipts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Index
+from sqlmodel import JSON, Column, Field, SQLModel
+
+from core.db import DecimalText, UTCDateTime, new_id, utcnow
+
+
+class PriceBook(SQLModel, table=True):
+    """One immutable version of the prices; the newest is in force."""
+
+    __tablename__ = "price_book"
+
+    version: str = Field(primary_key=True)
+    alpha: Decimal = Field(sa_type=DecimalText)
+    minimum: Decimal = Field(sa_type=DecimalText)
+    note: str = ""
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class Rate(SQLModel, table=True):
+    """β of one model in one version of the price book."""
+
+    price_version: str = Field(primary_key=True, foreign_key="price_book.version")
+    model: str = Field(primary_key=True)
+    beta: Decimal = Field(sa_type=DecimalText)
+
+
+class Quote(SQLModel, table=True):
+    """An exact, binding, expiring price for a batch; `lines` has one dictionary an image."""
+
+    __table_args__ = (
+        CheckConstraint("total_mt >= 0", name="quote_total_not_negative"),
+        Index("ix_quote_account", "account_id", "created_at"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("quote"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    price_version: str = Field(foreign_key="price_book.version")
+    model: str
+    model_version: str
+    img_size: int
+    total_mt: int = Field(sa_type=BigInteger)
+    lines: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class Receipt(SQLModel, table=True):
+    """The recomputable story of one charge (one captured hold)."""
+
+    __table_args__ = (Index("ix_receipt_account", "account_id", "created_at"),)
+
+    id: str = Field(default_factory=lambda: new_id("rcpt"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    hold_id: str = Field(foreign_key="hold.id", unique=True)
+    quote_id: str = Field(foreign_key="quote.id")
+    price_version: str = Field(foreign_key="price_book.version")
+    image_name: str
+    image_sha256: str
+    image_height: int
+    image_width: int
+    input_height: int
+    input_width: int
+    img_size: int
+    model: str
+    model_version: str
+    alpha: Decimal = Field(sa_type=DecimalText)
+    beta: Decimal = Field(sa_type=DecimalText)
+    minimum: Decimal = Field(sa_type=DecimalText)
+    amount_mt: int = Field(sa_type=BigInteger)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

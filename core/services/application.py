@@ -1,0 +1,78 @@
+"""The parts of one process, started in order and stopped in reverse: database, registry, engine, runner."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from core.config import Settings
+from core.db import Database
+from core.errors import VisionMeterError
+from core.inference.embedded import place_embedded_model
+from core.inference.engine import Engine
+from core.inference.registry import ModelState, Registry
+from core.jobs.blobs import BlobStore
+from core.pricing.book import adopt_book, read_book
+
+log = logging.getLogger("visionmeter")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What every service is given."""
+
+    settings: Settings
+    db: Database
+    registry: Registry
+    engine: Engine
+    blobs: BlobStore
+
+
+def open_application(settings: Settings) -> Application:
+    """Migrate the database, store the default prices, put the embedded model in place; starts no thread."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    db = Database(settings.sqlalchemy_url)
+    db.migrate()
+    with db.write() as session:
+        adopt_book(session, read_book(), note="The published list price.")
+    registry = Registry(settings.weights_dir, fetch_allowed=settings.model_fetch)
+    try:
+        if place_embedded_model(registry) is None:
+            log.warning("the embedded model is not installed: see the README, Models")
+    except VisionMeterError as error:
+        log.error("%s", error.message)
+    engine = Engine(
+        device=settings.device,
+        queue_max=settings.engine_queue_max,
+        models_loaded_max=settings.models_loaded_max,
+    )
+    return Application(settings, db, registry, engine, BlobStore(settings.data_dir / "images"))
+
+
+def warm_models(app: Application) -> None:
+    """Load the first model that is ready, so that the first customer does not wait for it."""
+    for model in app.registry.models():
+        if app.registry.state(model.name) is ModelState.READY:
+            try:
+                app.engine.warm(app.registry.resolve(model.name))
+            except VisionMeterError as error:
+                # A bad file must not keep the portal from starting: its page says what is wrong.
+                log.error("%s: %s", model.name, error.message)
+                continue
+            return
+
+
+_current: Application | None = None
+
+
+def set_current(app: Application | None) -> None:
+    """Make an application the one of this process (the launcher does, and tests)."""
+    global _current  # noqa: PLW0603  # one process, one application; Streamlit offers no other place for it
+    _current = app
+
+
+def current() -> Application:
+    """The application of this process. Raises `RuntimeError` before the launcher has started it."""
+    if _current is None:
+        raise RuntimeError("the application has not been started: run app.py, not ui/portal.py")
+    return _current

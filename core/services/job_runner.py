@@ -1,0 +1,119 @@
+"""The threads that work on jobs, and the keeper that renews leases and sweeps what others left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+
+from core.db import utcnow
+from core.identity.tables import User
+from core.jobs import jobs
+from core.jobs.tables import Job, JobImage
+from core.ledger import ledger
+from core.services.application import Application
+from core.services.run_image import give_back, run_image
+
+log = logging.getLogger("visionmeter")
+
+
+class JobRunner:
+    """Adopts queued jobs from the database and runs their images. Any number of processes may have one."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"runner-{index}", daemon=True)
+            for index in range(app.settings.runner_threads)
+        ]
+        self._threads.append(threading.Thread(target=self._keep, name="keeper", daemon=True))
+
+    def start(self) -> None:
+        """Give back what a crash left behind, then start the threads."""
+        sweep(self._app)
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, timeout_s: float = 15.0) -> None:
+        """Let the images in hand finish, then give back everything that has not started."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout_s)
+        with self._app.db.write() as session:
+            for job in jobs.running_jobs(session, self.name):
+                for image in jobs.open_images_of(session, job.id, ("queued",)):
+                    give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                claimed = self._claim()
+                if claimed is None:
+                    self._stopping.wait(self._app.settings.job_poll_interval_s)
+                else:
+                    run_image(self._app, *claimed)
+            except Exception:
+                # A database that is away for a moment must not end the thread; the sweeper gives back.
+                log.exception("the runner goes on after an error")
+                self._stopping.wait(1.0)
+
+    def _claim(self) -> tuple[Job, JobImage] | None:
+        with self._app.db.read() as session:
+            if not jobs.has_work(session, self.name):
+                return None
+        with self._app.db.write() as session:
+            jobs.adopt_queued_jobs(session, self.name, lease_s=self._app.settings.hold_lease_s)
+            return jobs.claim_image(session, self.name)
+
+    def _keep(self) -> None:
+        settings = self._app.settings
+        interval_s = min(settings.sweep_interval_s, settings.hold_lease_s / 4)
+        while not self._stopping.wait(interval_s):
+            try:
+                with self._app.db.read() as session:
+                    busy = bool(jobs.running_jobs(session, self.name))
+                if busy:
+                    with self._app.db.write() as session:
+                        hold_ids = jobs.renew_jobs(session, self.name, lease_s=settings.hold_lease_s)
+                        ledger.renew_holds(session, hold_ids, lease_s=settings.hold_lease_s)
+                sweep(self._app)
+            except Exception:
+                log.exception("the keeper goes on after an error")
+
+
+def sweep(app: Application) -> int:
+    """Give back every hold whose lease ran out and close the jobs that lost their runner.
+
+    Safe to call from any number of processes; gives the number of holds that went back.
+    """
+    now = utcnow()
+    with app.db.read() as session:
+        if not ledger.has_due_holds(session, now) and not jobs.lapsed_jobs(session, now):
+            return 0
+    with app.db.write() as session:
+        given_back = len(ledger.expire_holds(session, now=now))
+        for job in jobs.lapsed_jobs(session, now):
+            for image in jobs.open_images_of(session, job.id):
+                give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
+            jobs.finish_job_if_done(session, job.id)
+    if given_back:
+        log.info("gave back %d holds whose runner was lost", given_back)
+    return given_back
+
+
+def cancel_job(app: Application, user: User, job_id: str) -> int:
+    """Give back at once what has not started; the image in hand is finished. Gives the milli-tokens returned.
+
+    Raises `JobNotFoundError` for a job of another account.
+    """
+    with app.db.write() as session:
+        job = jobs.get_job(session, user.account_id, job_id)
+        queued = jobs.open_images_of(session, job_id, ("queued",))
+        for image in queued:
+            give_back(session, job, image, "cancelled", None, actor=user.id)
+        return sum(image.amount_mt for image in queued)

@@ -1,0 +1,233 @@
+"""Quote → hold → run → capture or release: detection that is paid for, and only when it worked.
+
+A quote is stored and binds: a run names it and can never take more. Submitting holds the whole amount in one
+transaction, image by image; each image is then captured together with its result, or given back. No
+transaction is open while a model runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+
+from sqlmodel import Session
+
+from core.db import utcnow
+from core.errors import (
+    ChargeKeyTakenError,
+    InvalidImageSizeError,
+    QuoteExpiredError,
+    QuoteMismatchError,
+    QuoteNotFoundError,
+    TooManyImagesError,
+)
+from core.geometry import IMG_SIZES_PX
+from core.identity.tables import User
+from core.inference.images import decode_image
+from core.inference.pipeline import DetectParams
+from core.jobs import jobs
+from core.jobs.blobs import hash_bytes
+from core.jobs.tables import Job, JobImage
+from core.ledger import ledger
+from core.ledger.idempotency import begin_idempotent, complete_idempotent
+from core.pricing.book import current_prices
+from core.pricing.tables import Quote
+from core.services.application import Application
+
+FREE_PROCESSED = "processed"
+FREE_DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An upload that can be served. Sides in pixels, upright."""
+
+    name: str
+    file_sha256: str
+    image_sha256: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteLine:
+    """The price of one image of a quote.
+
+    `list_mt` is its price by the formula, `amount_mt` what will be held for it (milli-tokens): 0 when
+    `free_reason` says that the account has this result already (`processed`) or that the same picture stands
+    earlier in the batch (`duplicate`).
+    """
+
+    name: str
+    file_sha256: str
+    image_sha256: str
+    height: int
+    width: int
+    input_height: int
+    input_width: int
+    beta: str
+    list_mt: int
+    amount_mt: int
+    free_reason: str | None
+    charge_key: str
+
+
+def quote_lines(quote: Quote) -> list[QuoteLine]:
+    """The lines of a stored quote."""
+    names = {field.name for field in fields(QuoteLine)}
+    return [QuoteLine(**{key: value for key, value in line.items() if key in names}) for line in quote.lines]
+
+
+def prepare_image(app: Application, name: str, data: bytes) -> PreparedImage:
+    """Look at an upload. Raises a subclass of `ImageRefusedError` when it cannot be served."""
+    image = decode_image(
+        data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max
+    )
+    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width)
+
+
+def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str:
+    """What makes two pieces of work the same: pixels, weights, and the parameters that change detections."""
+    return hashlib.sha256(f"{image_sha256}|{model_version}|img_size={img_size}".encode()).hexdigest()
+
+
+def quote_batch(
+    app: Application, user: User, images: Sequence[PreparedImage], *, model: str, img_size: int
+) -> Quote:
+    """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
+
+    Raises `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
+    `WeightsRefusedError` or `NoRateError`.
+    """
+    if len(images) > app.settings.batch_images_max:
+        raise TooManyImagesError(
+            f"At most {app.settings.batch_images_max} images run in one batch: remove some.",
+            images_max=app.settings.batch_images_max,
+        )
+    if img_size not in IMG_SIZES_PX:
+        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+    version = app.registry.resolve(model)
+    keys = [make_charge_key(image.image_sha256, version.version, img_size) for image in images]
+    now = utcnow()
+    with app.db.write() as session:
+        prices = current_prices(session)
+        done = jobs.find_results(session, user.account_id, keys)
+        seen: set[str] = set()
+        lines: list[QuoteLine] = []
+        for image, key in zip(images, keys, strict=True):
+            shape, list_mt = prices.price_image(image.height, image.width, img_size, model)
+            free_reason = FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None
+            seen.add(key)
+            lines.append(
+                QuoteLine(
+                    **asdict(image),
+                    input_height=shape.height,
+                    input_width=shape.width,
+                    beta=str(prices.beta(model)),
+                    list_mt=list_mt,
+                    amount_mt=0 if free_reason else list_mt,
+                    free_reason=free_reason,
+                    charge_key=key,
+                )
+            )
+        quote = Quote(
+            account_id=user.account_id,
+            price_version=prices.version,
+            model=model,
+            model_version=version.version,
+            img_size=img_size,
+            total_mt=sum(line.amount_mt for line in lines),
+            lines=[asdict(line) for line in lines],
+            created_at=now,
+            expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
+        )
+        session.add(quote)
+    return quote
+
+
+def submit_quote(app: Application, user: User, quote_id: str, files: Mapping[str, bytes]) -> Job:
+    """Hold the quoted amount and queue the run; a quote runs once, and submitting it again gives the same job.
+
+    `files` maps the SHA-256 of each quoted file to its bytes. Raises `QuoteNotFoundError`,
+    `QuoteExpiredError`, `QuoteMismatchError`, `InsufficientTokensError` or `AccountNotActiveError`; after any of
+    them nothing is held.
+    """
+    with app.db.read() as session:
+        quote = _get_quote(session, user.account_id, quote_id)
+    lines = quote_lines(quote)
+    for file_sha256 in {line.file_sha256 for line in lines}:
+        data = files.get(file_sha256)
+        if data is None or app.blobs.put(user.account_id, data) != file_sha256:
+            raise QuoteMismatchError(
+                "The images are not those of the quote: preview them again.", quote_id=quote_id
+            )
+    with app.db.write() as session:
+        answer = begin_idempotent(session, user.account_id, "run", quote_id, {"quote_id": quote_id})
+        if answer is not None:
+            return jobs.get_job(session, user.account_id, answer["job_id"])
+        if quote.expires_at <= utcnow():
+            raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote_id)
+        job = Job(
+            account_id=user.account_id,
+            quote_id=quote_id,
+            actor=user.id,
+            model=quote.model,
+            model_version=quote.model_version,
+            img_size=quote.img_size,
+            lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
+        )
+        session.add(job)
+        session.flush()
+        ledger.require_available(session, user.account_id, quote.total_mt)
+        for position, line in enumerate(lines):
+            hold_id = _hold_line(app, session, user, job.id, line)
+            session.add(
+                JobImage(
+                    job_id=job.id,
+                    position=position,
+                    name=line.name,
+                    file_sha256=line.file_sha256,
+                    image_sha256=line.image_sha256,
+                    height=line.height,
+                    width=line.width,
+                    charge_key=line.charge_key,
+                    amount_mt=line.amount_mt if hold_id else 0,
+                    hold_id=hold_id,
+                )
+            )
+        complete_idempotent(session, user.account_id, "run", quote_id, {"job_id": job.id})
+    return job
+
+
+def detect_params(img_size: int) -> DetectParams:
+    """The parameters every charged run uses: all detections down to the stored minimum confidence."""
+    return DetectParams(img_size=img_size)
+
+
+def _get_quote(session: Session, account_id: str, quote_id: str) -> Quote:
+    quote = session.get(Quote, quote_id)
+    if quote is None or quote.account_id != account_id:
+        raise QuoteNotFoundError("There is no such quote in your account: preview again.", quote_id=quote_id)
+    return quote
+
+
+def _hold_line(app: Application, session: Session, user: User, job_id: str, line: QuoteLine) -> str | None:
+    """The id of the hold for a line; None when the line is free or the same work is under way already."""
+    if line.amount_mt == 0:
+        return None
+    try:
+        hold = ledger.place_hold(
+            session,
+            user.account_id,
+            line.amount_mt,
+            charge_key=line.charge_key,
+            lease_s=app.settings.hold_lease_s,
+            actor=user.id,
+            memo=job_id,
+        )
+    except ChargeKeyTakenError:
+        # Another run of this account took the same picture since the quote: this one waits for its result.
+        return None
+    return hold.id

@@ -1,0 +1,187 @@
+"""One image of a job, from its bytes to a captured or released hold."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from sqlmodel import Session
+
+from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
+from core.inference.engine import Inference
+from core.inference.images import decode_image
+from core.jobs import jobs
+from core.jobs.tables import Job, JobImage, Result
+from core.ledger import ledger
+from core.pricing.tables import PriceBook, Quote, Receipt
+from core.services.application import Application
+from core.services.metered_detection import detect_params
+from core.usage.tables import UsageRecord
+
+log = logging.getLogger("visionmeter")
+
+ENGINE_RETRY_S = 0.05
+FIRST_ATTEMPT_FAILED = "first_attempt_failed"
+
+
+def run_image(app: Application, job: Job, image: JobImage) -> None:
+    """Run one claimed image. Whatever happens, its hold is captured or given back, and the row says which."""
+    if image.hold_id is None:
+        _answer_free(app, job, image)
+        return
+    try:
+        inference = _infer(app, job, image)
+        with app.db.write() as session:
+            _capture(session, job, image, inference)
+    except HoldEndedError:
+        # The lease ran out while the model ran (a machine that slept, say): the money is back, so no result.
+        _give_back(app, job, image, "interrupted", None)
+    except VisionMeterError as error:
+        log.warning("image %s failed: %s", image.id, error.code, exc_info=error.__cause__)
+        _give_back(app, job, image, "failed", error.code)
+    except BaseException as error:
+        _give_back(app, job, image, "failed", "internal")
+        if not isinstance(error, Exception):
+            raise
+        log.exception("image %s failed", image.id)
+
+
+def _infer(app: Application, job: Job, image: JobImage) -> Inference:
+    try:
+        data = app.blobs.get(job.account_id, image.file_sha256)
+    except OSError as error:
+        raise InferenceError(
+            "The stored picture cannot be read: upload it again. Nothing was taken."
+        ) from error
+    decoded = decode_image(
+        data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max
+    )
+    version = app.registry.resolve(job.model)
+    if version.version != job.model_version:
+        raise InferenceError("The model changed since the price was shown: preview again. Nothing was taken.")
+    deadline = time.monotonic() + app.settings.image_timeout_s
+    while True:
+        try:
+            future = app.engine.submit(decoded.pixels, version, detect_params(job.img_size))
+            break
+        except EngineBusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(ENGINE_RETRY_S)
+    try:
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+    except FutureTimeoutError:
+        future.cancel()
+        raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
+
+
+def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> None:
+    """Entry, result, receipt and usage in one transaction: charged ⇔ the result is stored."""
+    assert image.hold_id is not None
+    quote = session.get_one(Quote, job.quote_id)
+    line = quote.lines[image.position]
+    if inference.input_shape != (line["input_height"], line["input_width"]):
+        raise InferenceError(
+            "The model computed another size than was quoted. Nothing was taken: preview again."
+        )
+    ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
+    book = session.get_one(PriceBook, quote.price_version)
+    session.add(
+        Result(
+            account_id=job.account_id,
+            charge_key=image.charge_key,
+            image_sha256=image.image_sha256,
+            model=job.model,
+            model_version=job.model_version,
+            img_size=job.img_size,
+            detections=inference.detections.to_json(),
+        )
+    )
+    session.add(
+        Receipt(
+            account_id=job.account_id,
+            hold_id=image.hold_id,
+            quote_id=quote.id,
+            price_version=quote.price_version,
+            image_name=image.name,
+            image_sha256=image.image_sha256,
+            image_height=image.height,
+            image_width=image.width,
+            input_height=line["input_height"],
+            input_width=line["input_width"],
+            img_size=job.img_size,
+            model=job.model,
+            model_version=job.model_version,
+            alpha=book.alpha,
+            beta=line["beta"],
+            minimum=book.minimum,
+            amount_mt=image.amount_mt,
+        )
+    )
+    wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
+    counts = inference.detections.filter(confidence_min=0.25).counts()
+    _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
+    if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
+        raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
+
+
+def _answer_free(app: Application, job: Job, image: JobImage) -> None:
+    with app.db.write() as session:
+        result = jobs.get_result(session, job.account_id, image.charge_key)
+        if result is not None:
+            if jobs.end_image(session, image.id, "free"):
+                _record(session, job, image, "free")
+        elif jobs.end_image(session, image.id, "failed", error_code=FIRST_ATTEMPT_FAILED):
+            _record(session, job, image, "failed", error_code=FIRST_ATTEMPT_FAILED)
+
+
+def _give_back(app: Application, job: Job, image: JobImage, status: str, error_code: str | None) -> None:
+    with app.db.write() as session:
+        give_back(session, job, image, status, error_code, actor=ledger.SYSTEM)
+
+
+def give_back(
+    session: Session, job: Job, image: JobImage, status: str, error_code: str | None, *, actor: str
+) -> None:
+    """End an open image unpaid: its hold is released unless it ended before, and the usage says why."""
+    if image.hold_id is not None:
+        try:
+            ledger.release_hold(session, image.hold_id, actor=actor, memo=f"{job.id} {error_code or status}")
+        except HoldEndedError:
+            pass  # expired by the sweeper: the money is back already
+    if jobs.end_image(session, image.id, status, error_code=error_code):
+        _record(session, job, image, status, error_code=error_code)
+
+
+def _record(
+    session: Session,
+    job: Job,
+    image: JobImage,
+    outcome: str,
+    *,
+    error_code: str | None = None,
+    wait_ms: int | None = None,
+    model_ms: int | None = None,
+    class_counts: dict[str, int] | None = None,
+) -> None:
+    quote = session.get_one(Quote, job.quote_id)
+    line = quote.lines[image.position]
+    session.add(
+        UsageRecord(
+            account_id=job.account_id,
+            job_id=job.id,
+            actor=job.actor,
+            model=job.model,
+            model_version=job.model_version,
+            img_size=job.img_size,
+            input_height=line["input_height"],
+            input_width=line["input_width"],
+            amount_mt=image.amount_mt if outcome == "charged" else 0,
+            outcome=outcome,
+            error_code=error_code,
+            wait_ms=wait_ms,
+            model_ms=model_ms,
+            class_counts=class_counts or {},
+        )
+    )

@@ -1,0 +1,87 @@
+"""Signing up, in and out. The first user of an installation is its operator."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from core.errors import BadCredentialsError, EmailTakenError, InvalidEmailError
+from core.identity import sessions, users
+from core.identity.tables import User
+from core.ledger import ledger
+from core.money import to_millitokens
+from core.services.application import Application
+
+
+def sign_up(app: Application, email: str, password: str, *, language: str = "en") -> str:
+    """Create an account with its welcome tokens; gives a ticket for the session.
+
+    Raises `InvalidEmailError`, `WeakPasswordError` or `EmailTakenError`.
+    """
+    email = users.normalise_email(email)
+    password_digest = users.hash_password(password)
+    welcome_mt = to_millitokens(app.settings.welcome_tokens)
+    with app.db.write() as session:
+        if users.find_user(session, email) is not None:
+            raise EmailTakenError("There is an account with this address: sign in instead.")
+        account = ledger.open_account(session, email)
+        role = "owner" if users.has_operator(session) else "operator"
+        user = users.add_user(
+            session,
+            account_id=account.id,
+            email=email,
+            password_digest=password_digest,
+            role=role,
+            language=language,
+        )
+        if welcome_mt:
+            ledger.post_top_up(
+                session, account.id, welcome_mt, source="house:welcome", actor=user.id, memo="welcome"
+            )
+        return sessions.issue_ticket(session, user.id)
+
+
+def sign_in(app: Application, email: str, password: str) -> str:
+    """Check a password; gives a ticket for the session. Raises `BadCredentialsError` or `TooManyAttemptsError`."""
+    try:
+        email = users.normalise_email(email)
+    except InvalidEmailError:
+        raise BadCredentialsError("The address or the password is wrong.") from None
+    with app.db.read() as session:
+        users.require_few_attempts(session, email, attempts_max=app.settings.sign_in_attempts_max)
+        user = users.find_user(session, email)
+    try:
+        user = users.check_credentials(user, password)
+    except BadCredentialsError:
+        with app.db.write() as session:
+            users.record_attempt(session, email)
+        raise
+    with app.db.write() as session:
+        return sessions.issue_ticket(session, user.id)
+
+
+def open_session(app: Application, ticket: str) -> str:
+    """Turn a ticket into a session; gives the token for the cookie. Raises `SignInTicketError`."""
+    with app.db.write() as session:
+        return sessions.exchange_ticket(
+            session, ticket, session_ttl=timedelta(hours=app.settings.session_ttl_h)
+        )
+
+
+def signed_in_user(app: Application, token: str | None) -> User | None:
+    """The user of a cookie's token, or None."""
+    if not token:
+        return None
+    with app.db.read() as session:
+        return sessions.resolve_session(session, token)
+
+
+def sign_out(app: Application, token: str) -> None:
+    """End a session on the server."""
+    with app.db.write() as session:
+        sessions.revoke_session(session, token)
+
+
+def set_language(app: Application, user: User, language: str) -> None:
+    """Remember a user's language for his next browser."""
+    with app.db.write() as session:
+        users.set_language(session, user.id, language)

@@ -1,0 +1,82 @@
+"""Money in: vouchers made by the operator, redeemed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from core.errors import NotAllowedError
+from core.identity.tables import User
+from core.ledger import ledger
+from core.ledger.idempotency import begin_idempotent, complete_idempotent
+from core.payments import vouchers
+from core.payments.tables import Voucher
+from core.services.application import Application
+
+
+def redeem_voucher(app: Application, user: User, code: str, *, idempotency_key: str) -> int:
+    """Credit a voucher to the user's account; gives the milli-tokens credited.
+
+    A retry with the same key gives the same answer and credits nothing again. Raises `VoucherNotFoundError`,
+    `VoucherUsedError`, `VoucherExpiredError` or `IdempotencyConflictError`.
+    """
+    request = {"code": vouchers.normalise_code(code)}
+    with app.db.write() as session:
+        answer = begin_idempotent(session, user.account_id, "redeem_voucher", idempotency_key, request)
+        if answer is not None:
+            return int(answer["amount_mt"])
+        voucher = vouchers.redeem_voucher(session, code, user.account_id)
+        ledger.post_top_up(
+            session,
+            user.account_id,
+            voucher.amount_mt,
+            source="house:vouchers",
+            actor=user.id,
+            memo=voucher.id,
+        )
+        complete_idempotent(
+            session, user.account_id, "redeem_voucher", idempotency_key, {"amount_mt": voucher.amount_mt}
+        )
+    return voucher.amount_mt
+
+
+def make_vouchers(
+    app: Application,
+    operator: User,
+    *,
+    count: int,
+    amount_mt: int,
+    note: str = "",
+    expires_at: datetime | None = None,
+) -> list[Voucher]:
+    """New vouchers. Raises `NotAllowedError` for anybody but an operator, `InvalidAmountError` off the limits."""
+    require_operator(operator)
+    with app.db.write() as session:
+        return vouchers.make_vouchers(
+            session,
+            count=count,
+            amount_mt=amount_mt,
+            created_by=operator.id,
+            note=note[:200],
+            expires_at=expires_at,
+        )
+
+
+def revoke_voucher(app: Application, operator: User, voucher_id: str) -> bool:
+    """Withdraw a voucher; False when it was redeemed or withdrawn before. Raises `NotAllowedError`."""
+    require_operator(operator)
+    with app.db.write() as session:
+        return vouchers.revoke_voucher(session, voucher_id)
+
+
+def list_vouchers(app: Application, operator: User) -> Sequence[Voucher]:
+    """The newest vouchers. Raises `NotAllowedError`."""
+    require_operator(operator)
+    with app.db.read() as session:
+        return vouchers.list_vouchers(session)
+
+
+def require_operator(user: User) -> None:
+    """Raise `NotAllowedError` for anybody but an operator."""
+    if not user.is_operator:
+        raise NotAllowedError("Only the operator of this installation may do this.")

@@ -1,0 +1,1 @@
+"""What was measured in each image, and the queries behind the charts."""

@@ -1,0 +1,1 @@
+"""What a program sees: HTTP. FastAPI lives here only."""

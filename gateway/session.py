@@ -1,0 +1,80 @@
+"""`POST /session` sets the cookie, `DELETE /session` ends the session and clears it.
+
+Streamlit cannot set cookies. A form in the portal verifies the password and gets a single-use ticket; a tiny
+component in the page posts it here, same-origin. `Origin` is checked, so another site cannot sign anybody in.
+"""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core.errors import VisionMeterError
+from core.services import sign_in
+from core.services.application import current
+
+COOKIE = "visionmeter_session"
+BODY_BYTES_MAX = 4096
+
+
+async def open_session(request: Request) -> Response:
+    """204 with the cookie; 403 from another origin; 400 for a ticket that is unknown, used or expired."""
+    if not _same_origin(request):
+        return JSONResponse({"code": "bad_origin", "title": "Sign in on the portal's own page."}, 403)
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            return JSONResponse({"code": "bad_ticket", "title": "The request is too large."}, 413)
+    try:
+        ticket = json.loads(body)["ticket"]
+        if not isinstance(ticket, str):
+            raise TypeError("a ticket is text")
+    except (ValueError, TypeError, KeyError):
+        return JSONResponse({"code": "bad_ticket", "title": "Sign in again."}, 400)
+    app = current()
+    try:
+        token = await run_in_threadpool(sign_in.open_session, app, ticket)
+    except VisionMeterError as error:
+        return JSONResponse({"code": error.code, "title": error.message}, 400)
+    response = Response(status_code=204)
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=app.settings.session_ttl_h * 3600,
+        httponly=True,
+        samesite="lax",
+        secure=app.settings.cookie_secure or request.url.scheme == "https",
+        path="/",
+    )
+    return response
+
+
+async def close_session(request: Request) -> Response:
+    """204; the session is revoked on the server, so a copied cookie is worth nothing."""
+    if not _same_origin(request):
+        return JSONResponse({"code": "bad_origin", "title": "Sign out on the portal's own page."}, 403)
+    token = request.cookies.get(COOKIE)
+    if token:
+        await run_in_threadpool(sign_in.sign_out, current(), token)
+    response = Response(status_code=204)
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    return response
+
+
+def session_routes() -> list[Route]:
+    """The routes to put beside the portal."""
+    return [
+        Route("/session", open_session, methods=["POST"]),
+        Route("/session", close_session, methods=["DELETE"]),
+    ]
+
+
+def _same_origin(request: Request) -> bool:
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
