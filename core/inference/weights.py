@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -74,10 +75,11 @@ def load_network(
             found=found,
         )
     inspect_weights(path)
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
 
     yolo = YOLO(str(path), task="detect")
-    network = yolo.model.float().fuse(verbose=False).eval().to(device)
+    model = cast(Any, yolo.model)  # typed as a name or nothing; after loading a file it is its network
+    network: torch.nn.Module = model.float().fuse(verbose=False).eval().to(device)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network, {int(key): str(name) for key, name in yolo.names.items()}

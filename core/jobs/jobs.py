@@ -119,8 +119,8 @@ def has_work(session: Session, runner: str) -> bool:
             .where(
                 JobImage.status == "queued",
                 or_(
-                    and_(Job.status == "queued", col(Job.runner).is_(None)),
-                    and_(Job.status == "running", Job.runner == runner),
+                    and_(col(Job.status) == "queued", col(Job.runner).is_(None)),
+                    and_(col(Job.status) == "running", col(Job.runner) == runner),
                 ),
                 _can_start(),
             )
