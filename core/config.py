@@ -14,6 +14,9 @@ from core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Set by the gateway, read by the portal.
+SESSION_COOKIE = "visionmeter_session"
+
 
 class Settings(BaseSettings):
     """Every setting, its default and its limits. The README's table is generated from this class."""
@@ -51,12 +54,8 @@ class Settings(BaseSettings):
     image_timeout_s: float = Field(
         default=120.0, gt=0, le=3600, description="Seconds one image may take before it is given up, unpaid."
     )
-    image_bytes_max: int = Field(
-        default=20_000_000, ge=1_000, description="Largest file, in bytes, that is accepted."
-    )
-    image_pixels_max: int = Field(
-        default=50_000_000, ge=1_000, description="Most pixels that one image may decode to."
-    )
+    image_bytes_max: int = Field(default=20_000_000, ge=1_000, description="Largest file, in bytes, that is accepted.")
+    image_pixels_max: int = Field(default=50_000_000, ge=1_000, description="Most pixels that one image may decode to.")
     batch_images_max: int = Field(default=200, ge=1, le=10_000, description="Most images in one batch.")
     engine_queue_max: int = Field(default=64, ge=1, description="Images that may wait for the engine.")
     runner_threads: int = Field(

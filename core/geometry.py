@@ -29,9 +29,7 @@ class NetworkInput:
     pad_left: int
 
 
-def network_input(
-    image_height: int, image_width: int, img_size: int, *, stride: int = STRIDE_PX
-) -> NetworkInput:
+def network_input(image_height: int, image_width: int, img_size: int, *, stride: int = STRIDE_PX) -> NetworkInput:
     """The network input of an image of `image_height × image_width` pixels at `img_size`.
 
     An image that fits in a single stride cell (both sides ≤ `stride`) is not enlarged: it holds nothing that

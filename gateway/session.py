@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from core.config import SESSION_COOKIE
 from core.errors import VisionMeterError
 from core.services import sign_in
 from core.services.application import current
 
-COOKIE = "visionmeter_session"
 BODY_BYTES_MAX = 4096
 
 
@@ -44,7 +44,7 @@ async def open_session(request: Request) -> Response:
         return JSONResponse({"code": error.code, "title": error.message}, 400)
     response = Response(status_code=204)
     response.set_cookie(
-        COOKIE,
+        SESSION_COOKIE,
         token,
         max_age=app.settings.session_ttl_h * 3600,
         httponly=True,
@@ -59,11 +59,11 @@ async def close_session(request: Request) -> Response:
     """204; the session is revoked on the server, so a copied cookie is worth nothing."""
     if not _same_origin(request):
         return JSONResponse({"code": "bad_origin", "title": "Sign out on the portal's own page."}, 403)
-    token = request.cookies.get(COOKIE)
+    token = request.cookies.get(SESSION_COOKIE)
     if token:
         await run_in_threadpool(sign_in.sign_out, current(), token)
     response = Response(status_code=204)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    response.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="lax")
     return response
 
 

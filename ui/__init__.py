@@ -1,0 +1,1 @@
+"""What a person sees. Streamlit lives in `ui/` and `pages/` only."""

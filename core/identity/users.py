@@ -80,9 +80,7 @@ def add_user(
     """A new user. Raises `EmailTakenError`."""
     if find_user(session, email) is not None:
         raise EmailTakenError("There is an account with this address: sign in instead.")
-    user = User(
-        account_id=account_id, email=email, password_digest=password_digest, role=role, language=language
-    )
+    user = User(account_id=account_id, email=email, password_digest=password_digest, role=role, language=language)
     session.add(user)
     session.flush()
     return user

@@ -46,9 +46,7 @@ def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
         if top < 0:
             top = y1
         left = max(0, min(x1, canvas.shape[1] - text_width - 4))
-        cv2.rectangle(
-            canvas, (left, top), (left + text_width + 4, top + text_height + baseline + 2), color, cv2.FILLED
-        )
+        cv2.rectangle(canvas, (left, top), (left + text_width + 4, top + text_height + baseline + 2), color, cv2.FILLED)
         cv2.putText(
             canvas,
             label,

@@ -128,9 +128,7 @@ class Engine:
         try:
             self._queue.put_nowait(request)
         except queue.Full:
-            raise EngineBusyError(
-                "The service is busy: run it again in a few seconds. Nothing was taken."
-            ) from None
+            raise EngineBusyError("The service is busy: run it again in a few seconds. Nothing was taken.") from None
         return request.future
 
     def stop(self, *, timeout_s: float = 10.0) -> None:

@@ -43,9 +43,7 @@ def letterbox(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
     """`(H, W, 3)` BGR resized and padded with grey to the network input `(height, width, 3)`."""
     shape = network_input(pixels.shape[0], pixels.shape[1], img_size)
     if pixels.shape[:2] != (shape.resized_height, shape.resized_width):
-        resized = cv2.resize(
-            pixels, (shape.resized_width, shape.resized_height), interpolation=cv2.INTER_LINEAR
-        )
+        resized = cv2.resize(pixels, (shape.resized_width, shape.resized_height), interpolation=cv2.INTER_LINEAR)
     else:
         resized = pixels
     padded = cv2.copyMakeBorder(
@@ -96,10 +94,8 @@ def to_original(
     """`(N, 6)` rows in network-input pixels as `Detections` in pixels of the original image, clipped to it."""
     xyxy = rows[:, :4].copy()
     # One factor for both axes, that of the longer side: it is the one that was not rounded.
-    if image_height >= image_width:
-        scale = shape.resized_height / image_height
-    else:
-        scale = shape.resized_width / image_width
+    tall = image_height >= image_width
+    scale = shape.resized_height / image_height if tall else shape.resized_width / image_width
     xyxy[:, [0, 2]] = ((xyxy[:, [0, 2]] - shape.pad_left) / scale).clip(0, image_width)
     xyxy[:, [1, 3]] = ((xyxy[:, [1, 3]] - shape.pad_top) / scale).clip(0, image_height)
     return Detections(

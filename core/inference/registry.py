@@ -115,9 +115,7 @@ class Registry:
         if self.state(name) is ModelState.READY:
             return self.resolve(name)
         if not self.fetch_allowed:
-            raise ModelNotReadyError(
-                f"Fetching is switched off: put {model.file} into {self.weights_dir}.", model=name
-            )
+            raise ModelNotReadyError(f"Fetching is switched off: put {model.file} into {self.weights_dir}.", model=name)
         from ultralytics.utils.downloads import attempt_download_asset
 
         self.weights_dir.mkdir(parents=True, exist_ok=True)

@@ -57,9 +57,7 @@ def inspect_weights(path: Path) -> None:
         )
 
 
-def load_network(
-    path: Path, expected_sha256: str, device: torch.device
-) -> tuple[torch.nn.Module, Mapping[int, str]]:
+def load_network(path: Path, expected_sha256: str, device: torch.device) -> tuple[torch.nn.Module, Mapping[int, str]]:
     """The network on `device`, fused and in evaluation mode, and the names of its classes.
 
     Raises `WeightsRefusedError` when the file is not the expected one or fails the inspection.

@@ -56,9 +56,7 @@ def find_results(session: Session, account_id: str, charge_keys: Collection[str]
 
 def get_result(session: Session, account_id: str, charge_key: str) -> Result | None:
     """The stored result of a charge key, or None."""
-    return session.exec(
-        select(Result).where(Result.account_id == account_id, Result.charge_key == charge_key)
-    ).first()
+    return session.exec(select(Result).where(Result.account_id == account_id, Result.charge_key == charge_key)).first()
 
 
 def get_job(session: Session, account_id: str, job_id: str) -> Job:
@@ -78,9 +76,7 @@ def list_jobs(session: Session, account_id: str, *, limit: int = 20) -> Sequence
 
 def list_images(session: Session, job_id: str) -> Sequence[JobImage]:
     """A job's images in order."""
-    return session.exec(
-        select(JobImage).where(JobImage.job_id == job_id).order_by(col(JobImage.position))
-    ).all()
+    return session.exec(select(JobImage).where(JobImage.job_id == job_id).order_by(col(JobImage.position))).all()
 
 
 def get_progress(session: Session, job_id: str) -> Progress:
@@ -173,9 +169,7 @@ def end_image(
     row = session.execute(
         update(JobImage)
         .where(col(JobImage.id) == image_id, col(JobImage.status).in_(OPEN_IMAGE))
-        .values(
-            status=status, error_code=error_code, wait_ms=wait_ms, model_ms=model_ms, finished_at=utcnow()
-        )
+        .values(status=status, error_code=error_code, wait_ms=wait_ms, model_ms=model_ms, finished_at=utcnow())
         .returning(col(JobImage.job_id))
     ).first()
     if row is None:
@@ -186,9 +180,7 @@ def end_image(
 
 def finish_job_if_done(session: Session, job_id: str) -> None:
     """Mark a job finished when none of its images is open."""
-    open_images = (
-        select(JobImage.id).where(JobImage.job_id == job_id, col(JobImage.status).in_(OPEN_IMAGE)).exists()
-    )
+    open_images = select(JobImage.id).where(JobImage.job_id == job_id, col(JobImage.status).in_(OPEN_IMAGE)).exists()
     session.execute(
         update(Job)
         .where(col(Job.id) == job_id, col(Job.status) != "finished", ~open_images)
@@ -198,9 +190,7 @@ def finish_job_if_done(session: Session, job_id: str) -> None:
 
 def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OPEN_IMAGE) -> Sequence[JobImage]:
     """A job's images without a final outcome."""
-    return session.exec(
-        select(JobImage).where(JobImage.job_id == job_id, col(JobImage.status).in_(statuses))
-    ).all()
+    return session.exec(select(JobImage).where(JobImage.job_id == job_id, col(JobImage.status).in_(statuses))).all()
 
 
 def renew_jobs(session: Session, runner: str, *, lease_s: int) -> list[str]:
@@ -223,9 +213,7 @@ def renew_jobs(session: Session, runner: str, *, lease_s: int) -> list[str]:
 
 def lapsed_jobs(session: Session, now: datetime) -> Sequence[Job]:
     """Unfinished jobs whose runner has not been heard of within its lease."""
-    return session.exec(
-        select(Job).where(col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)
-    ).all()
+    return session.exec(select(Job).where(col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)).all()
 
 
 def _can_start() -> ColumnElement[bool]:

@@ -58,9 +58,7 @@ def begin_idempotent(
     return row.response
 
 
-def complete_idempotent(
-    session: Session, account_id: str, operation: str, key: str, response: dict[str, Any]
-) -> None:
+def complete_idempotent(session: Session, account_id: str, operation: str, key: str, response: dict[str, Any]) -> None:
     """Store the answer that every retry of this key gets."""
     session.exec(
         update(Idempotency)

@@ -182,9 +182,7 @@ def expire_holds(session: Session, *, now: datetime | None = None, limit: int = 
         .limit(limit)
     ).all()
     entries = (
-        _end_unpaid(
-            session, hold_id, status="expired", kind="expire", actor=SYSTEM, memo="lease ran out", due_by=now
-        )
+        _end_unpaid(session, hold_id, status="expired", kind="expire", actor=SYSTEM, memo="lease ran out", due_by=now)
         for hold_id in due
     )
     return [entry for entry in entries if entry is not None]

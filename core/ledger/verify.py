@@ -41,9 +41,7 @@ def verify_ledger(session: Session, account_id: str | None = None) -> Verificati
     count = 0
     for account in accounts:
         seq = posted_mt = held_mt = 0
-        entries = session.exec(
-            select(Entry).where(Entry.account_id == account.id).order_by(col(Entry.seq))
-        ).all()
+        entries = session.exec(select(Entry).where(Entry.account_id == account.id).order_by(col(Entry.seq))).all()
         for entry in entries:
             count += 1
             seq += 1
@@ -65,9 +63,7 @@ def verify_ledger(session: Session, account_id: str | None = None) -> Verificati
         if (account.posted_mt, account.held_mt, account.version) != (posted_mt, held_mt, seq):
             problems.append(f"{account.id}: the stored balance is not that of its entries")
         open_mt = sum(
-            session.exec(
-                select(Hold.amount_mt).where(Hold.account_id == account.id, Hold.status == "held")
-            ).all()
+            session.exec(select(Hold.amount_mt).where(Hold.account_id == account.id, Hold.status == "held")).all()
         )
         if open_mt != held_mt:
             problems.append(f"{account.id}: {held_mt} held in entries, {open_mt} in open holds")

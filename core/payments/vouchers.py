@@ -46,9 +46,7 @@ def make_vouchers(
     if not 1 <= count <= VOUCHERS_MAX:
         raise InvalidAmountError(f"Make between 1 and {VOUCHERS_MAX} vouchers at a time.")
     vouchers = [
-        Voucher(
-            code=make_code(), amount_mt=amount_mt, note=note, created_by=created_by, expires_at=expires_at
-        )
+        Voucher(code=make_code(), amount_mt=amount_mt, note=note, created_by=created_by, expires_at=expires_at)
         for _ in range(count)
     ]
     session.add_all(vouchers)

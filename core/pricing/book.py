@@ -37,9 +37,7 @@ class Prices:
                 f"The price book {self.version} has no rate for {model}: choose another model.", model=model
             ) from None
 
-    def price_image(
-        self, image_height: int, image_width: int, img_size: int, model: str
-    ) -> tuple[NetworkInput, int]:
+    def price_image(self, image_height: int, image_width: int, img_size: int, model: str) -> tuple[NetworkInput, int]:
         """The network input of an image (pixels) and its price in milli-tokens."""
         shape = network_input(image_height, image_width, img_size)
         tokens = calculate_tokens(
@@ -87,14 +85,10 @@ def recompute_receipt(receipt: Receipt) -> int:
     """
     shape = network_input(receipt.image_height, receipt.image_width, receipt.img_size)
     return to_millitokens(
-        calculate_tokens(
-            shape.height, shape.width, alpha=receipt.alpha, beta=receipt.beta, minimum=receipt.minimum
-        )
+        calculate_tokens(shape.height, shape.width, alpha=receipt.alpha, beta=receipt.beta, minimum=receipt.minimum)
     )
 
 
 def find_receipt(session: Session, account_id: str, hold_id: str) -> Receipt | None:
     """The receipt of a hold, if it is this account's."""
-    return session.exec(
-        select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)
-    ).first()
+    return session.exec(select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)).first()

@@ -13,9 +13,7 @@ from core.money import round_tokens
 REFERENCE_PIXELS = 640 * 640
 
 
-def calculate_tokens(
-    height_px: int, width_px: int, *, alpha: Decimal, beta: Decimal, minimum: Decimal
-) -> Decimal:
+def calculate_tokens(height_px: int, width_px: int, *, alpha: Decimal, beta: Decimal, minimum: Decimal) -> Decimal:
     """The price of one image in tokens: three decimals, rounded half up once, never below `minimum`.
 
     `height_px` and `width_px` are those of the network input. Raises `ValueError` for a side < 1 or a rate ≤ 0.

@@ -72,9 +72,7 @@ def transactions_csv(entries: Iterable[Entry]) -> str:
     """Entries as CSV; times in UTC, amounts in tokens with three decimals."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["seq", "time_utc", "type", "tokens", "held_change", "balance_after", "held_after", "reference"]
-    )
+    writer.writerow(["seq", "time_utc", "type", "tokens", "held_change", "balance_after", "held_after", "reference"])
     for entry in entries:
         writer.writerow(
             [
@@ -108,8 +106,7 @@ def list_jobs(app: Application, user: User, *, limit: int = 20) -> list[tuple[Jo
     """The newest runs with their progress."""
     with app.db.read() as session:
         return [
-            (job, jobs.get_progress(session, job.id))
-            for job in jobs.list_jobs(session, user.account_id, limit=limit)
+            (job, jobs.get_progress(session, job.id)) for job in jobs.list_jobs(session, user.account_id, limit=limit)
         ]
 
 

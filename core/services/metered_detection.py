@@ -82,9 +82,7 @@ def quote_lines(quote: Quote) -> list[QuoteLine]:
 
 def prepare_image(app: Application, name: str, data: bytes) -> PreparedImage:
     """Look at an upload. Raises a subclass of `ImageRefusedError` when it cannot be served."""
-    image = decode_image(
-        data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max
-    )
+    image = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
     return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width)
 
 
@@ -93,9 +91,7 @@ def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str
     return hashlib.sha256(f"{image_sha256}|{model_version}|img_size={img_size}".encode()).hexdigest()
 
 
-def quote_batch(
-    app: Application, user: User, images: Sequence[PreparedImage], *, model: str, img_size: int
-) -> Quote:
+def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *, model: str, img_size: int) -> Quote:
     """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
 
     Raises `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
@@ -160,9 +156,7 @@ def submit_quote(app: Application, user: User, quote_id: str, files: Mapping[str
     for file_sha256 in {line.file_sha256 for line in lines}:
         data = files.get(file_sha256)
         if data is None or app.blobs.put(user.account_id, data) != file_sha256:
-            raise QuoteMismatchError(
-                "The images are not those of the quote: preview them again.", quote_id=quote_id
-            )
+            raise QuoteMismatchError("The images are not those of the quote: preview them again.", quote_id=quote_id)
     with app.db.write() as session:
         answer = begin_idempotent(session, user.account_id, "run", quote_id, {"quote_id": quote_id})
         if answer is not None:

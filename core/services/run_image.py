@@ -51,12 +51,8 @@ def _infer(app: Application, job: Job, image: JobImage) -> Inference:
     try:
         data = app.blobs.get(job.account_id, image.file_sha256)
     except OSError as error:
-        raise InferenceError(
-            "The stored picture cannot be read: upload it again. Nothing was taken."
-        ) from error
-    decoded = decode_image(
-        data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max
-    )
+        raise InferenceError("The stored picture cannot be read: upload it again. Nothing was taken.") from error
+    decoded = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
     version = app.registry.resolve(job.model)
     if version.version != job.model_version:
         raise InferenceError("The model changed since the price was shown: preview again. Nothing was taken.")
@@ -82,9 +78,7 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
     quote = session.get_one(Quote, job.quote_id)
     line = quote.lines[image.position]
     if inference.input_shape != (line["input_height"], line["input_width"]):
-        raise InferenceError(
-            "The model computed another size than was quoted. Nothing was taken: preview again."
-        )
+        raise InferenceError("The model computed another size than was quoted. Nothing was taken: preview again.")
     ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
     book = session.get_one(PriceBook, quote.price_version)
     session.add(
@@ -141,9 +135,7 @@ def _give_back(app: Application, job: Job, image: JobImage, status: str, error_c
         give_back(session, job, image, status, error_code, actor=ledger.SYSTEM)
 
 
-def give_back(
-    session: Session, job: Job, image: JobImage, status: str, error_code: str | None, *, actor: str
-) -> None:
+def give_back(session: Session, job: Job, image: JobImage, status: str, error_code: str | None, *, actor: str) -> None:
     """End an open image unpaid: its hold is released unless it ended before, and the usage says why."""
     if image.hold_id is not None:
         try:

@@ -34,9 +34,7 @@ def sign_up(app: Application, email: str, password: str, *, language: str = "en"
             language=language,
         )
         if welcome_mt:
-            ledger.post_top_up(
-                session, account.id, welcome_mt, source="house:welcome", actor=user.id, memo="welcome"
-            )
+            ledger.post_top_up(session, account.id, welcome_mt, source="house:welcome", actor=user.id, memo="welcome")
         return sessions.issue_ticket(session, user.id)
 
 
@@ -62,9 +60,7 @@ def sign_in(app: Application, email: str, password: str) -> str:
 def open_session(app: Application, ticket: str) -> str:
     """Turn a ticket into a session; gives the token for the cookie. Raises `SignInTicketError`."""
     with app.db.write() as session:
-        return sessions.exchange_ticket(
-            session, ticket, session_ttl=timedelta(hours=app.settings.session_ttl_h)
-        )
+        return sessions.exchange_ticket(session, ticket, session_ttl=timedelta(hours=app.settings.session_ttl_h))
 
 
 def signed_in_user(app: Application, token: str | None) -> User | None:

@@ -41,9 +41,7 @@ def report_usage(
     """Totals, the period before, days, outcomes and records of `start` ≤ t < `end`; days are those of `zone`."""
     with app.db.read() as session:
         records = queries.list_records(session, user.account_id, start, end, models=models)
-        before = queries.list_records(
-            session, user.account_id, *queries.previous_period(start, end), models=models
-        )
+        before = queries.list_records(session, user.account_id, *queries.previous_period(start, end), models=models)
     return UsageReport(
         totals=queries.sum_up(records),
         previous=queries.sum_up(before),

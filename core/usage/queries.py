@@ -61,11 +61,7 @@ def list_records(
 
 def used_models(session: Session, account_id: str) -> list[str]:
     """The models an account has records of, by name."""
-    return sorted(
-        session.exec(
-            select(UsageRecord.model).where(UsageRecord.account_id == account_id).distinct()
-        ).all()
-    )
+    return sorted(session.exec(select(UsageRecord.model).where(UsageRecord.account_id == account_id).distinct()).all())
 
 
 def by_day(records: Iterable[UsageRecord], zone: tzinfo) -> list[DayUsage]:

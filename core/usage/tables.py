@@ -18,9 +18,7 @@ class UsageRecord(SQLModel, table=True):
     __tablename__ = "usage_record"
     __table_args__ = (
         CheckConstraint("amount_mt >= 0", name="usage_amount_not_negative"),
-        CheckConstraint(
-            "outcome IN ('charged', 'free', 'failed', 'cancelled', 'interrupted')", name="usage_outcome"
-        ),
+        CheckConstraint("outcome IN ('charged', 'free', 'failed', 'cancelled', 'interrupted')", name="usage_outcome"),
         Index("ix_usage_account_time", "account_id", "created_at"),
     )
 

@@ -1,0 +1,201 @@
+"""Admin: vouchers, customers, models, and the ledger's check. For the operator."""
+
+import csv
+import io
+from datetime import UTC, datetime, time
+
+import streamlit as st
+
+from core.errors import VisionMeterError
+from core.inference.registry import ModelState
+from core.money import format_tokens, parse_tokens
+from core.payments.tables import Voucher
+from core.services import account_view, admin, top_up
+from core.services.application import current
+from ui.format import local_time, time_zone, tokens
+from ui.i18n import _, ngettext
+from ui.messages import explain
+from ui.session import require_operator
+
+operator = require_operator()
+app = current()
+
+
+def voucher_state(voucher: Voucher) -> str:
+    if voucher.redeemed_at is not None:
+        return _("redeemed")
+    if voucher.revoked_at is not None:
+        return _("withdrawn")
+    if voucher.expires_at is not None and voucher.expires_at <= datetime.now(UTC):
+        return _("expired")
+    return _("open")
+
+
+def vouchers_csv(vouchers: list[Voucher]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["code", "tokens", "note", "expires_utc"])
+    for voucher in vouchers:
+        expires = voucher.expires_at.isoformat() if voucher.expires_at else ""
+        writer.writerow([voucher.code, format_tokens(voucher.amount_mt).replace(",", ""), voucher.note, expires])
+    return buffer.getvalue()
+
+
+def show_vouchers() -> None:
+    with st.form("make_vouchers"):
+        left, middle, right = st.columns(3)
+        amount = left.text_input(_("Tokens each"), value="100", key="voucher_tokens")
+        count = middle.number_input(_("How many"), 1, 500, 1, key="voucher_count")
+        expires = right.date_input(_("Valid until (optional)"), value=None, min_value="today", key="voucher_expires")
+        note = st.text_input(_("Note (optional)"), max_chars=200, key="voucher_note")
+        if st.form_submit_button(_("Make vouchers"), type="primary"):
+            make(amount, int(count), note, expires)
+    if made := st.session_state.get("made_vouchers"):
+        st.success(ngettext("{n} voucher made.", "{n} vouchers made.", len(made)))
+        st.code("\n".join(voucher.code for voucher in made), language=None)
+        st.download_button(
+            _("CSV of these vouchers"), vouchers_csv(made), "vouchers.csv", "text/csv", on_click="ignore"
+        )
+    vouchers = top_up.list_vouchers(app, operator)
+    if not vouchers:
+        st.info(_("No vouchers yet: make one above and give its code to a customer."))
+        return
+    event = st.dataframe(
+        [
+            {
+                _("Code"): voucher.code,
+                _("Tokens"): format_tokens(voucher.amount_mt),
+                _("State"): voucher_state(voucher),
+                _("Note"): voucher.note,
+                _("Made"): local_time(voucher.created_at),
+                _("Redeemed"): local_time(voucher.redeemed_at) if voucher.redeemed_at else "",
+            }
+            for voucher in vouchers
+        ],
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        key="vouchers",
+    )
+    chosen = [vouchers[row] for row in event.selection.rows if voucher_state(vouchers[row]) == _("open")]
+    if chosen and st.button(
+        ngettext("Withdraw {n} voucher", "Withdraw {n} vouchers", len(chosen)), icon=":material/block:"
+    ):
+        for voucher in chosen:
+            top_up.revoke_voucher(app, require_operator(), voucher.id)
+        st.rerun()
+
+
+def make(amount: str, count: int, note: str, expires) -> None:
+    try:
+        amount_mt = parse_tokens(amount)
+    except ValueError:
+        st.error(_("Enter the tokens as a number with at most three decimals."))
+        return
+    end_of_day = datetime.combine(expires, time.max, tzinfo=time_zone()) if expires else None
+    try:
+        st.session_state["made_vouchers"] = top_up.make_vouchers(
+            app, require_operator(), count=count, amount_mt=amount_mt, note=note, expires_at=end_of_day
+        )
+    except VisionMeterError as error:
+        st.error(explain(error))
+
+
+def show_customers() -> None:
+    customers = admin.list_customers(app, operator)
+    st.dataframe(
+        [
+            {
+                _("E-mail"): customer.user.email,
+                _("Role"): _("operator") if customer.user.is_operator else _("customer"),
+                _("Balance"): format_tokens(customer.account.posted_mt),
+                _("Held"): format_tokens(customer.account.held_mt),
+                _("Since"): local_time(customer.user.created_at),
+                _("Last sign-in"): local_time(customer.user.last_sign_in_at) if customer.user.last_sign_in_at else "",
+                _("Demonstration"): customer.account.is_demo,
+            }
+            for customer in customers
+        ],
+        hide_index=True,
+    )
+    if len(customers) == 1:
+        st.caption(_("Nobody but you has signed up yet."))
+
+
+def show_models() -> None:
+    states = {
+        ModelState.READY: _("ready"),
+        ModelState.FETCHABLE: _("can be fetched"),
+        ModelState.MISSING: _("missing"),
+    }
+    prices = account_view.get_prices(app)
+    views = admin.list_models(app)
+    st.dataframe(
+        [
+            {
+                _("Model"): view.model.title,
+                _("State"): states[view.state] if view.problem is None else explain(view.problem),
+                "β": str(prices.betas.get(view.model.name, "—")),
+                _("Version"): view.version.version if view.version else "",
+                _("File"): view.model.file,
+                "SHA-256": view.version.sha256 if view.version else "",
+            }
+            for view in views
+        ],
+        hide_index=True,
+    )
+    st.caption(
+        _("Put weights into the folder {folder}, or fetch published ones:").format(folder=app.settings.weights_dir)
+    )
+    fetchable = [view.model.name for view in views if view.state is ModelState.FETCHABLE]
+    if not fetchable:
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(_("Model"), fetchable, key="fetch_model", width=240)
+        if st.button(_("Fetch"), icon=":material/cloud_download:"):
+            with st.spinner(_("Fetching …")):
+                try:
+                    admin.fetch_model(app, require_operator(), name)
+                except VisionMeterError as error:
+                    st.error(
+                        explain(error)
+                        if error.code == "weights_refused"
+                        else _(
+                            "{name} could not be fetched from here: download it elsewhere and put it into {folder}."
+                        ).format(name=app.registry.get(name).file, folder=app.settings.weights_dir)
+                    )
+                else:
+                    st.rerun()
+
+
+def show_ledger() -> None:
+    left, middle, right = st.columns(3)
+    left.metric(_("Device"), app.engine.device_name)
+    middle.metric(_("Waiting for the engine"), app.engine.queue_depth)
+    prices = account_view.get_prices(app)
+    right.metric(_("Price list"), prices.version)
+    st.caption(_("Replays every entry of every account and checks that all accounts, ours included, sum to zero."))
+    if st.button(_("Check the ledger"), icon=":material/verified:", type="primary"):
+        check = admin.check_ledger(app, require_operator())
+        if check.ok:
+            st.success(
+                _("{accounts} accounts and {entries} entries agree; the sum is {sum}.").format(
+                    accounts=f"{check.accounts:,}", entries=f"{check.entries:,}", sum=tokens(check.ledger_sum_mt)
+                )
+            )
+        else:
+            st.error(_("The ledger disagrees: {problem}").format(problem="; ".join(check.problems[:5])))
+
+
+st.title(_("Admin"))
+vouchers_tab, customers_tab, models_tab, ledger_tab = st.tabs(
+    [_("Vouchers"), _("Customers"), _("Models"), _("Ledger and load")]
+)
+with vouchers_tab:
+    show_vouchers()
+with customers_tab:
+    show_customers()
+with models_tab:
+    show_models()
+with ledger_tab:
+    show_ledger()

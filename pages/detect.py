@@ -1,0 +1,85 @@
+"""Detect: choose pictures, see the price, run, look at the boxes."""
+
+import streamlit as st
+
+from core.geometry import IMG_SIZES_PX
+from core.inference.registry import ModelState
+from core.services import account_view, admin
+from core.services.application import current
+from ui.batch import SAMPLES, collect
+from ui.format import local_time, tokens
+from ui.i18n import _, ngettext
+from ui.job_view import show_job
+from ui.preview import show_preview
+from ui.session import require_user
+
+user = require_user()
+app = current()
+
+st.title(_("Detect"))
+models = admin.list_models(app)
+ready = {view.model.name: view.model for view in models if view.state is ModelState.READY}
+prices = account_view.get_prices(app)
+batch = st.session_state.setdefault("batch_number", 0)
+
+if not ready:
+    st.error(
+        _("No model is installed on this machine: the operator adds one in Admin → Models."),
+        icon=":material/deployed_code_alert:",
+    )
+    st.stop()
+
+uploads = st.file_uploader(
+    _("Drop photographs here, many at once"),
+    accept_multiple_files=True,
+    key=f"uploads_{batch}",
+    help=_("JPEG, PNG, WebP, BMP or TIFF."),
+)
+samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
+left, right = st.columns(2)
+model = left.selectbox(
+    _("Model"),
+    list(ready),
+    format_func=lambda name: f"{ready[name].title} · {ready[name].classes} · β {prices.betas.get(name, '—')}",
+    key="model",
+)
+img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")
+others = [view.model.title for view in models if view.model.name not in ready]
+st.caption(
+    _("Runs on {device}.").format(device=app.engine.device_name)
+    + (" " + _("Not installed here: {models}.").format(models=", ".join(others)) if others else "")
+)
+
+candidates = collect(uploads, samples, st.session_state.get("restored", []))
+if candidates:
+    show_preview(candidates, model, img_size)
+
+jobs = account_view.list_jobs(app, user, limit=10)
+job_id = st.query_params.get("run") or st.session_state.get("job_id")
+if job_id is None:
+    # Somebody who closed the tab in the middle of a run finds it again.
+    job_id = next((job.id for job, _progress in jobs if job.status != "finished"), None)
+if job_id is not None:
+    st.divider()
+    show_job(job_id)
+elif not candidates and not jobs:
+    st.info(
+        _("Drop a photograph above, or click a sample: the exact price appears before anything runs."),
+        icon=":material/lightbulb:",
+    )
+
+if jobs:
+    with st.expander(_("Earlier runs"), icon=":material/history:"):
+        for job, progress in jobs:
+            label = " · ".join(
+                [
+                    local_time(job.created_at),
+                    job.model,
+                    ngettext("{n} picture", "{n} pictures", progress.total),
+                    tokens(progress.charged_mt),
+                ]
+            )
+            if st.button(label, key=f"open_{job.id}", width="stretch", disabled=job.id == job_id):
+                st.session_state["job_id"] = job.id
+                st.query_params["run"] = job.id
+                st.rerun()

@@ -1,0 +1,163 @@
+"""A real server, a real Chromium. Skipped by name where there is no Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 120
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def find_chromium() -> str | None:
+    """The Chromium to drive: from the environment, else from the PATH."""
+    return (
+        os.environ.get("VISIONMETER_TEST_CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A portal in a process of its own, on its own data folder."""
+
+    data_dir: Path
+    port: int
+    command: str = "streamlit"
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "VISIONMETER_DATA_DIR": str(self.data_dir),
+            "VISIONMETER_WEIGHTS_DIR": str(self.data_dir / "weights"),
+        }
+
+    def start(self) -> None:
+        """Start and wait until it is ready."""
+        if self.command == "streamlit":
+            args = ["streamlit", "run", "app.py", "--server.port", str(self.port), "--server.headless", "true"]
+        else:
+            args = ["uvicorn", "app:app", "--port", str(self.port), "--host", "localhost"]
+        log = (self.data_dir / "server.log").open("ab")
+        self.process = subprocess.Popen([sys.executable, "-m", *args], cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/v1/readyz", timeout=2) as response:
+                    if response.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError((self.data_dir / "server.log").read_text()[-4000:])
+
+    def stop(self) -> None:
+        """Stop the process that `start` made."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium here: install Debian's chromium, or set VISIONMETER_TEST_CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if find_chromium() is None:
+        pytest.skip("no Chromium here: install Debian's chromium, or set VISIONMETER_TEST_CHROMIUM")
+    server = Server(tmp_path_factory.mktemp("portal"), free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """Where the screenshots go."""
+    folder = Path(os.environ.get("VISIONMETER_TEST_ARTIFACTS", ROOT / "test-artifacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def settle(page: Page) -> None:
+    """Wait until Streamlit has finished the run in hand."""
+    expect(page.get_by_test_id("stApp")).to_be_visible(timeout=60_000)
+    page.wait_for_timeout(150)
+    expect(page.get_by_test_id("stApp")).to_have_attribute(
+        "data-test-script-state", re.compile("notRunning|initial"), timeout=60_000
+    )
+    page.wait_for_timeout(150)
+
+
+def sign_up(page: Page, url: str, email: str, password: str = "correct horse battery") -> None:
+    """Create an account through the form, as a person does."""
+    page.goto(url)
+    page.get_by_role("tab").nth(1).click()
+    form = page.get_by_role("tabpanel").filter(visible=True)
+    form.get_by_role("textbox").nth(0).fill(email)
+    form.locator("input[type=password]").fill(password)
+    form.get_by_role("button", name=re.compile("Create account|创建账户")).click()
+    expect(page.get_by_test_id("stMetricValue").first).to_be_visible(timeout=60_000)
+    settle(page)
+
+
+def sign_in(page: Page, email: str, password: str = "correct horse battery") -> None:
+    """Fill in the sign-in form that is on the page."""
+    form = page.get_by_role("tabpanel").filter(visible=True)
+    form.get_by_role("textbox").nth(0).fill(email)
+    form.locator("input[type=password]").fill(password)
+    form.get_by_role("button", name=re.compile("Sign in|登录")).click()
+
+
+def balance(page: Page) -> str:
+    """The balance in the sidebar, such as `20.000`."""
+    return page.locator(".st-key-balance").get_by_test_id("stMetricValue").inner_text().split()[0]

@@ -1,0 +1,49 @@
+"""How amounts and times are shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
+
+from core.money import format_tokens, to_currency
+from core.services.application import current
+from ui.i18n import _
+
+
+def money(amount_mt: int) -> str:
+    """The currency's worth of an amount, such as `¥0.06`."""
+    settings = current().settings
+    value = to_currency(abs(amount_mt), settings.price_per_token)
+    return f"{'−' if amount_mt < 0 else ''}{settings.currency_symbol}{value:,.2f}"
+
+
+def tokens(amount_mt: int) -> str:
+    """An amount in tokens with its unit, such as `5.625 tokens`."""
+    return _("{amount} tokens").format(amount=format_tokens(amount_mt))
+
+
+def tokens_and_money(amount_mt: int) -> str:
+    """Tokens and money together, such as `5.625 tokens · ¥0.06`."""
+    return f"{tokens(amount_mt)} · {money(amount_mt)}"
+
+
+def time_zone() -> tzinfo:
+    """The reader's time zone as his browser names it; UTC when it does not."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC
+
+
+def local_time(moment: datetime) -> str:
+    """A moment in the reader's time zone, such as `2026-11-23 14:05`."""
+    return moment.astimezone(time_zone()).strftime("%Y-%m-%d %H:%M")
+
+
+def plain(name: str) -> str:
+    """A file name as text, whatever Markdown it contains."""
+    for character in "\\`*_{}[]()#+!|<>~:$":
+        name = name.replace(character, f"\\{character}")
+    return name

@@ -1,0 +1,51 @@
+"""English and 简体中文 through gettext catalogues, which are read from their `.po` files at start."""
+
+from __future__ import annotations
+
+import gettext
+import io
+from functools import cache
+from pathlib import Path
+
+import streamlit as st
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+
+LOCALES = Path(__file__).with_name("locales")
+LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
+LANGUAGE_COOKIE = "visionmeter_language"
+
+
+@cache
+def _catalogue(language: str) -> gettext.NullTranslations:
+    path = LOCALES / language / "visionmeter.po"
+    if not path.is_file():
+        return gettext.NullTranslations()
+    compiled = io.BytesIO()
+    with path.open("rb") as file:
+        write_mo(compiled, read_po(file, locale=language))
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
+
+
+def language() -> str:
+    """The language of this session: `en` or `zh_CN`."""
+    return str(st.session_state.get("language", "en"))
+
+
+def guess_language() -> str:
+    """The language of the cookie, else of the browser, else English."""
+    remembered = st.context.cookies.get(LANGUAGE_COOKIE)
+    if remembered in LANGUAGES:
+        return str(remembered)
+    return "zh_CN" if (st.context.locale or "").lower().startswith("zh") else "en"
+
+
+def _(message: str) -> str:
+    """A message in the session's language."""
+    return _catalogue(language()).gettext(message)
+
+
+def ngettext(singular: str, plural: str, count: int) -> str:
+    """A message that depends on a number, in the session's language, with `{n}` filled in."""
+    return _catalogue(language()).ngettext(singular, plural, count).format(n=f"{count:,}")

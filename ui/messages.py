@@ -1,0 +1,108 @@
+"""Error codes in words: the one table of the portal, in the reader's language, each with the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from core.errors import VisionMeterError
+from core.money import format_tokens
+from ui.i18n import _
+
+
+def _limit_mb(details: dict[str, Any]) -> str:
+    return f"{details.get('bytes_max', 0) / 1e6:.0f}"
+
+
+def _limit_mp(details: dict[str, Any]) -> str:
+    return f"{details.get('pixels_max', 0) / 1e6:.0f}"
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "insufficient_tokens": lambda d: _(
+        "This needs {required} tokens and {available} are available: top up {missing} tokens and run it again. "
+        "Nothing was taken."
+    ).format(
+        required=format_tokens(d["required_mt"]),
+        available=format_tokens(d["available_mt"]),
+        missing=format_tokens(d["missing_mt"]),
+    ),
+    "account_not_active": lambda _d: _("This account cannot spend at present: ask the operator why."),
+    "quote_expired": lambda _d: _("The price was too old and has been refreshed: check it and press Run again."),
+    "quote_not_found": lambda _d: _("This price is not known any more and has been refreshed: press Run again."),
+    "quote_mismatch": lambda _d: _("The pictures changed since the price was shown: check it and press Run again."),
+    "too_many_images": lambda d: _("At most {images_max} pictures run in one batch: remove some.").format(**d),
+    "invalid_img_size": lambda _d: _("Choose one of the sizes offered."),
+    "no_rate": lambda _d: _("This model has no price yet: choose another model."),
+    "image_empty": lambda _d: _("The file is empty: choose it again, or export it anew."),
+    "image_too_many_bytes": lambda d: _(
+        "The file is larger than {limit} MB: save it smaller or with a stronger compression."
+    ).format(limit=_limit_mb(d)),
+    "image_too_many_pixels": lambda d: _(
+        "The picture has more than {limit} megapixels: scale it down and upload it again."
+    ).format(limit=_limit_mp(d)),
+    "image_unsupported": lambda _d: _(
+        "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
+    ),
+    "image_broken": lambda _d: _("The picture is damaged and cannot be read to its end: export or copy it again."),
+    "image_animated": lambda _d: _("The file holds several frames: export one frame as a picture."),
+    "model_not_found": lambda _d: _("This model is not known here: choose another."),
+    "model_not_ready": lambda _d: _("The weights of this model are not on this machine: choose another model."),
+    "weights_refused": lambda _d: _(
+        "The weights of this model are not the registered ones, so it was not run: choose another model."
+    ),
+    "inference_failed": lambda _d: _("The model failed on this picture. Nothing was taken: try again."),
+    "first_attempt_failed": lambda _d: _(
+        "The run that was to pay for the same picture failed. Nothing was taken: try again."
+    ),
+    "internal": lambda _d: _("Something went wrong on our side. Nothing was taken: try again."),
+    "restart": lambda _d: _("The service was restarted before this picture ran. Nothing was taken."),
+    "engine_busy": lambda _d: _("The service is busy. Nothing was taken: try again in a few seconds."),
+    "engine_stopped": lambda _d: _("The service is restarting. Nothing was taken: try again in a minute."),
+    "voucher_not_found": lambda _d: _("No voucher has this code: check it for a typing mistake."),
+    "voucher_used": lambda d: (
+        _("You have redeemed this voucher already: it stands in your transactions below.")
+        if d.get("by_this_account")
+        else _("This voucher was redeemed before: ask whoever gave it to you for another.")
+    ),
+    "voucher_expired": lambda _d: _("This voucher is no longer valid: ask whoever gave it to you for another."),
+    "invalid_amount": lambda _d: _("This amount is outside what is allowed: choose another."),
+    "invalid_email": lambda _d: _("Enter an e-mail address such as name@example.com."),
+    "email_taken": lambda _d: _("There is an account with this address: sign in instead."),
+    "weak_password": lambda d: _(
+        "Choose a password of at least {length_min} characters that are not all alike."
+    ).format(**d),
+    "bad_credentials": lambda _d: _("The address or the password is wrong."),
+    "too_many_attempts": lambda _d: _("Too many failed sign-ins for this address: wait 15 minutes."),
+    "bad_ticket": lambda _d: _("This sign-in took too long: sign in again."),
+    "not_allowed": lambda _d: _("Only the operator of this installation may do this."),
+    "job_not_found": lambda _d: _("There is no such run in your account."),
+}
+
+
+def explain(error: VisionMeterError) -> str:
+    """An expected failure in words."""
+    words = _WORDS.get(error.code)
+    return words(error.details) if words else _("Something went wrong on our side. Nothing was taken: try again.")
+
+
+def explain_code(code: str | None) -> str:
+    """The words of a stored error code."""
+    words = _WORDS.get(code or "internal", _WORDS["internal"])
+    return words({})
+
+
+def known_codes() -> frozenset[str]:
+    """The codes that have words."""
+    return frozenset(_WORDS)
+
+
+def show_script_error(_error: Exception) -> bool:
+    """What a person sees when a page fails unexpectedly: words, never a stack trace (that goes to the log)."""
+    st.error(
+        _("Something went wrong on our side. Nothing was taken: try again, or reload the page."),
+        icon=":material/error:",
+    )
+    return True
