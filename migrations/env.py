@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from alembic import context
 from sqlmodel import SQLModel
 
@@ -16,6 +18,9 @@ from core.db import Database
 
 url = context.config.attributes.get("url") or settings().sqlalchemy_url
 database = Database(url)
+if database.engine.dialect.name == "sqlite" and database.engine.url.database:
+    # SQLite makes its file, but not the folder it lies in.
+    Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
 with database.engine.connect().execution_options(vm_write=True) as connection:
     context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True)
     with context.begin_transaction():

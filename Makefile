@@ -1,0 +1,66 @@
+# VisionMeter. `make run` and `make test` need Python 3.11 or newer with pip, make and git, and nothing else.
+
+PORT ?= 8501
+HOST ?= 127.0.0.1
+TORCH_BACKEND ?=
+PYTHON ?=
+PYTEST_ARGS ?=
+
+VENV = .venv
+BIN = $(VENV)/bin
+SETUP = TORCH_BACKEND='$(TORCH_BACKEND)' PYTHON='$(PYTHON)' sh scripts/setup.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help run install install-dev test lint demo bench soak constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  PORT=8501           the port of make run"
+	@echo "  HOST=127.0.0.1      the address of make run; 0.0.0.0 lets other machines in"
+	@echo "  TORCH_BACKEND=cpu   the build of torch to install (a value of uv's --torch-backend)"
+
+run: install ## install what is needed, then serve the portal on http://localhost:8501
+	@$(BIN)/python -m core.inference.embedded
+	@$(BIN)/alembic upgrade head
+	@echo
+	@echo "  VisionMeter: http://localhost:$(PORT)"
+	@echo "  The first account that signs up on a new installation is the operator. Ctrl-C stops."
+	@echo
+	@exec $(BIN)/streamlit run app.py --server.address $(HOST) --server.port $(PORT) --server.headless true
+
+install: ## make .venv and install what make run needs
+	@$(SETUP) run
+
+install-dev: ## the same, and what make test needs
+	@$(SETUP) dev
+
+lint: install-dev ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint, then all tests; those that need Chromium or PostgreSQL skip by name without
+	@$(BIN)/python -m core.inference.embedded
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: install-dev ## the longer forms of the tests
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+demo: install ## an example customer with a month of history (demo@example.com)
+	@$(BIN)/python -m core.services.demo
+
+bench: install ## the figures of docs/benchmarks.md, measured here
+	$(BIN)/python bench/hold_throughput.py
+	$(BIN)/python bench/rerun_latency.py
+
+constraints: install ## resolve requirements-dev.txt afresh into constraints.txt
+	@echo '# Every version that an installation gets, direct or not. Written by `make constraints`; not edited by hand.' > constraints.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url requirements-dev.txt >> constraints.txt
+
+clean: ## remove what make made; data/ and weights that you added stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-artifacts
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	rm -f weights/yolov8s-fall.pt
+	if [ -d weights ]; then rmdir weights 2>/dev/null || true; fi
