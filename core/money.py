@@ -39,8 +39,9 @@ def parse_tokens(text: str) -> int:
         tokens = Decimal(text.replace(",", "").replace(" ", ""))
     except InvalidOperation:
         raise ValueError(f"{text!r} is not a number") from None
-    if not tokens.is_finite():
-        raise ValueError(f"{text!r} is not a number")
+    # Nobody types more than 10^15 tokens, and Decimal's own limits raise other errors.
+    if not tokens.is_finite() or tokens.adjusted() > 15:
+        raise ValueError(f"{text!r} is not a number of tokens")
     return to_millitokens(tokens)
 
 

@@ -34,13 +34,14 @@ uploads = st.file_uploader(
     accept_multiple_files=True,
     key=f"uploads_{batch}",
     help=_("JPEG, PNG, WebP, BMP or TIFF."),
+    max_upload_size=max(1, app.settings.image_bytes_max // 1_000_000),
 )
 samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
 left, right = st.columns(2)
 model = left.selectbox(
     _("Model"),
     list(ready),
-    format_func=lambda name: f"{ready[name].title} · {ready[name].classes} · β {prices.betas.get(name, '—')}",
+    format_func=lambda name: f"{ready[name].title} · {_(ready[name].classes)} · β {prices.betas.get(name, '—')}",
     key="model",
 )
 img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")

@@ -10,7 +10,7 @@ from core.ledger.tables import Entry
 from core.money import format_tokens
 from core.services import account_view, top_up
 from core.services.application import current
-from ui.format import local_time, money, tokens, tokens_and_money
+from ui.format import local_time, money, show_amount, tokens, tokens_and_money
 from ui.i18n import _
 from ui.messages import explain
 from ui.receipt import show_receipt
@@ -22,8 +22,8 @@ app = current()
 st.title(_("Top up"))
 balance = account_view.get_balance(app, user)
 left, middle, right = st.columns(3)
-left.metric(_("Available"), tokens_and_money(balance.available_mt))
-middle.metric(_("Held for runs"), tokens(balance.held_mt))
+show_amount(left, _("Available"), balance.available_mt)
+show_amount(middle, _("Held for runs"), balance.held_mt)
 right.metric(_("Price of a token"), f"{app.settings.currency_symbol}{app.settings.price_per_token}")
 
 if credited_mt := st.session_state.pop("credited_mt", None):

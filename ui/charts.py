@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime, time, timedelta
 
 import plotly.graph_objects as go
 
@@ -35,7 +35,10 @@ def tokens_by_day(days: Sequence[date], usage: Sequence[DayUsage], *, unit: str,
             hovertemplate=f"%{{x|%Y-%m-%d}}<br>%{{y:,.3f}} {unit}<br>%{{customdata}} {images}<extra>{model}</extra>",
         )
     figure.update_layout(barmode="stack", yaxis_title=unit, bargap=0.25, **_layout())
-    figure.update_xaxes(tickformat="%m-%d", type="date")
+    half_day = timedelta(hours=12)
+    noon = [datetime.combine(day, time.min) for day in (days[0], days[-1])]
+    figure.update_xaxes(tickformat="%m-%d", type="date", range=[noon[0] - half_day, noon[1] + half_day])
+    figure.update_yaxes(tickformat=",~g", rangemode="tozero")
     return figure
 
 

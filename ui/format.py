@@ -6,6 +6,7 @@ from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core.money import format_tokens, to_currency
 from core.services.application import current
@@ -29,6 +30,11 @@ def tokens_and_money(amount_mt: int) -> str:
     return f"{tokens(amount_mt)} · {money(amount_mt)}"
 
 
+def show_amount(place: DeltaGenerator, label: str, amount_mt: int) -> None:
+    """An amount as a metric: tokens large, what they are worth below."""
+    place.metric(label, tokens(amount_mt), delta=money(amount_mt), delta_color="off", delta_arrow="off")
+
+
 def time_zone() -> tzinfo:
     """The reader's time zone as his browser names it; UTC when it does not."""
     try:
@@ -44,6 +50,6 @@ def local_time(moment: datetime) -> str:
 
 def plain(name: str) -> str:
     """A file name as text, whatever Markdown it contains."""
-    for character in "\\`*_{}[]()#+!|<>~:$":
+    for character in "\\`*_{}[]()#+!|<>~:$@.":
         name = name.replace(character, f"\\{character}")
     return name

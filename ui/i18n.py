@@ -46,6 +46,15 @@ def _(message: str) -> str:
     return _catalogue(language()).gettext(message)
 
 
+def N_(message: str) -> str:
+    """Mark a message for the catalogue that is translated where it is shown."""
+    return message
+
+
+# What the model catalogue says of classes.
+MODEL_CLASSES = (N_("people, as Normal or Fall"), N_("80 COCO classes"))
+
+
 def ngettext(singular: str, plural: str, count: int) -> str:
     """A message that depends on a number, in the session's language, with `{n}` filled in."""
     return _catalogue(language()).ngettext(singular, plural, count).format(n=f"{count:,}")

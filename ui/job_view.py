@@ -16,7 +16,7 @@ from core.services import account_view
 from core.services.account_view import JobView
 from core.services.application import current
 from core.services.job_runner import cancel_job
-from ui.format import local_time, plain, tokens, tokens_and_money
+from ui.format import local_time, plain, show_amount, tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain, explain_code
 from ui.session import require_user
@@ -94,9 +94,9 @@ def _show_settlement(view: JobView) -> None:
     progress = view.progress
     with st.container(border=True):
         charged, free, back = st.columns(3)
-        charged.metric(_("Charged"), tokens_and_money(progress.charged_mt))
+        show_amount(charged, _("Charged"), progress.charged_mt)
         free.metric(_("Free pictures"), progress.counts.get("free", 0))
-        back.metric(_("Given back"), tokens(progress.given_back_mt))
+        show_amount(back, _("Given back"), progress.given_back_mt)
     unpaid = [image for image in view.images if image.status in ("failed", "cancelled", "interrupted")]
     if not unpaid:
         return

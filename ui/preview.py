@@ -18,7 +18,7 @@ from core.services.metered_detection import (
     submit_quote,
 )
 from ui.batch import Candidate, clear_batch
-from ui.format import plain, tokens, tokens_and_money
+from ui.format import plain, show_amount, tokens, tokens_and_money
 from ui.i18n import _, ngettext
 from ui.messages import explain
 from ui.session import require_user
@@ -76,14 +76,15 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
 
 def _formula(line: QuoteLine) -> str:
     price = format_tokens(line.list_mt)
-    return f"1.0 × ({line.input_width} × {line.input_height} / 640²) × {line.beta} = {price}"
+    at_minimum = f" ({_('minimum')})" if line.list_mt == line.minimum_mt else ""
+    return f"{line.alpha} × ({line.input_width} × {line.input_height} / 640²) × {line.beta} = {price}{at_minimum}"
 
 
 def _show_line(candidate: Candidate, line: QuoteLine) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
         if candidate.thumbnail:
             st.image(candidate.thumbnail, width=88)
-        with st.container(gap="small"):
+        with st.container(gap=None):
             st.markdown(f"**{plain(line.name)}**")
             st.caption(
                 _("{width} × {height} px → network input {input_width} × {input_height}").format(
@@ -106,8 +107,8 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
     free = sum(1 for line in lines if line.free_reason)
     with st.container(border=True):
         left, middle, right = st.columns(3)
-        left.metric(_("Total"), tokens_and_money(quote.total_mt))
-        middle.metric(_("Balance after"), tokens(balance.available_mt - quote.total_mt))
+        show_amount(left, _("Total"), quote.total_mt)
+        show_amount(middle, _("Balance after"), balance.available_mt - quote.total_mt)
         minutes = max(1, round((quote.expires_at - utcnow()).total_seconds() / 60))
         right.metric(_("Pictures"), f"{len(lines):,}")
         st.caption(
@@ -115,7 +116,9 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
                 filter(
                     None,
                     [
-                        _("tokens = α · (W · H / 640²) · β, rounded to 0.001, at least 0.010"),
+                        _("tokens = α · (W · H / 640²) · β, rounded to 0.001, at least {minimum}").format(
+                            minimum=format_tokens(lines[0].minimum_mt)
+                        ),
                         ngettext("{n} picture is free", "{n} pictures are free", free) if free else "",
                         _("price list {version}").format(version=quote.price_version),
                         ngettext("binding for {n} minute", "binding for {n} minutes", minutes),

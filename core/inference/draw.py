@@ -30,7 +30,7 @@ def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
     canvas = np.ascontiguousarray(pixels.copy())
     longest = max(canvas.shape[:2])
     thickness = max(2, round(longest / 400))
-    font_scale = max(0.45, longest / 1600)
+    font_scale = max(0.45, longest / 1150)
     text_thickness = max(1, thickness // 2)
     # The most confident is drawn last, so that it lies on top.
     for index in reversed(range(len(detections))):

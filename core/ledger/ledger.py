@@ -164,9 +164,11 @@ def capture_hold(
     )
 
 
-def release_hold(session: Session, hold_id: str, *, actor: str, memo: str = "") -> Entry:
+def release_hold(
+    session: Session, hold_id: str, *, actor: str, memo: str = "", at: datetime | None = None
+) -> Entry:
     """Give all of it back. Raises `HoldEndedError` when the hold ended before."""
-    entry = _end_unpaid(session, hold_id, status="released", kind="release", actor=actor, memo=memo)
+    entry = _end_unpaid(session, hold_id, status="released", kind="release", actor=actor, memo=memo, at=at)
     if entry is None:
         raise HoldEndedError("This hold has ended already.", hold_id=hold_id)
     return entry
@@ -283,12 +285,13 @@ def _end_unpaid(
     actor: str,
     memo: str,
     due_by: datetime | None = None,
+    at: datetime | None = None,
 ) -> Entry | None:
     # `due_by` is checked again here: the runner may have renewed the lease since the hold was listed.
     statement = (
         update(Hold)
         .where(col(Hold.id) == hold_id, col(Hold.status) == "held")
-        .values(status=status, ended_at=utcnow())
+        .values(status=status, ended_at=at or utcnow())
         .returning(col(Hold.account_id), col(Hold.amount_mt))
     )
     if due_by is not None:
@@ -309,6 +312,7 @@ def _end_unpaid(
         hold_id=hold_id,
         actor=actor,
         memo=memo,
+        at=at,
     )
 
 

@@ -32,6 +32,7 @@ from core.jobs.blobs import hash_bytes
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
+from core.money import to_millitokens
 from core.pricing.book import current_prices
 from core.pricing.tables import Quote
 from core.services.application import Application
@@ -67,7 +68,9 @@ class QuoteLine:
     width: int
     input_height: int
     input_width: int
+    alpha: str
     beta: str
+    minimum_mt: int
     list_mt: int
     amount_mt: int
     free_reason: str | None
@@ -121,7 +124,9 @@ def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *
                     **asdict(image),
                     input_height=shape.height,
                     input_width=shape.width,
+                    alpha=str(prices.alpha),
                     beta=str(prices.beta(model)),
+                    minimum_mt=to_millitokens(prices.minimum),
                     list_mt=list_mt,
                     amount_mt=0 if free_reason else list_mt,
                     free_reason=free_reason,
