@@ -1,7 +1,7 @@
 # VisionMeter. `make run` and `make test` need Python 3.11 or newer with pip, make and git, and nothing else.
 
 PORT ?= 8501
-HOST ?= 127.0.0.1
+HOST ?= localhost
 TORCH_BACKEND ?=
 PYTHON ?=
 PYTEST_ARGS ?=
@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  PORT=8501           the port of make run"
-	@echo "  HOST=127.0.0.1      the address of make run; 0.0.0.0 lets other machines in"
+	@echo "  HOST=localhost      the address of make run; 0.0.0.0 lets other machines in"
 	@echo "  TORCH_BACKEND=cpu   the build of torch to install (a value of uv's --torch-backend)"
 
 run: install ## install what is needed, then serve the portal on http://localhost:8501
@@ -43,7 +43,7 @@ lint: install-dev ## style, types and layers
 
 test: lint ## lint, then all tests; those that need Chromium or PostgreSQL skip by name without
 	@$(BIN)/python -m core.inference.embedded
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
 
 soak: install-dev ## the longer forms of the tests
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

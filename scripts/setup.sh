@@ -26,11 +26,9 @@ make_venv() {
     python="$(find_python)"
     say "Making .venv with $("$python" --version)."
     # Debian and Ubuntu cut ensurepip out of Python; pip itself can then fill an environment made without it.
-    if "$python" -c 'import ensurepip' 2>/dev/null; then
-        "$python" -m venv .venv && return
-    elif "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m venv --without-pip .venv && return
-    fi
+    if "$python" -m venv .venv >/dev/null 2>&1; then return; fi
+    rm -rf .venv
+    if "$python" -m pip --version >/dev/null 2>&1 && "$python" -m venv --without-pip .venv; then return; fi
     rm -rf .venv
     fail "Python cannot make a virtual environment here: install its venv package (on Debian and Ubuntu: python3-venv) and try again."
 }
