@@ -99,8 +99,8 @@ class Demo:
     verification: Verification
 
 
-def fill(db: Database, *, now: datetime | None = None, seed: int = SEED) -> Demo:
-    """Make the example customer with a month of history up to `now`; if he is there, give him a new password.
+def fill(db: Database, *, now: datetime | None = None, days: int = DAYS, seed: int = SEED) -> Demo:
+    """Make the example customer with `days` of history up to `now`; if he is there, give him a new password.
 
     The same seed and the same `now` give the same amounts. Raises `EmailTakenError` when the address belongs to
     somebody who is no demo customer.
@@ -112,7 +112,8 @@ def fill(db: Database, *, now: datetime | None = None, seed: int = SEED) -> Demo
         is_new = user is None
         if user is None:
             adopt_book(session, read_book(), note="The published list price.")
-            user = _add_customer(session, password_digest, now or utcnow(), random.Random(seed))
+            now = now or utcnow()
+            user = _add_customer(session, password_digest, now - timedelta(days=days), now, random.Random(seed))
         else:
             _reset_password(session, user, password_digest)
     with db.read() as session:
@@ -135,8 +136,7 @@ def _reset_password(session: Session, user: User, password_digest: str) -> None:
     session.execute(update(User).where(col(User.id) == user.id).values(password_digest=password_digest))
 
 
-def _add_customer(session: Session, password_digest: str, now: datetime, rng: random.Random) -> User:
-    start = now - timedelta(days=DAYS)
+def _add_customer(session: Session, password_digest: str, start: datetime, now: datetime, rng: random.Random) -> User:
     account = ledger.open_account(session, NAME, is_demo=True)
     user = users.add_user(session, account_id=account.id, email=EMAIL, password_digest=password_digest, role="owner")
     account.created_at = user.created_at = start
@@ -160,9 +160,10 @@ def _run_times(start: datetime, end: datetime, rng: random.Random) -> list[datet
     times: list[datetime] = []
     midnight = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     mean_images = (1 + _RUN_IMAGES_MAX) / 2
-    for day in range(DAYS + 1):
+    days = (end - start).days
+    for day in range(days + 1):
         date = midnight + timedelta(days=day)
-        images = _IMAGES_BY_WEEKDAY[date.weekday()] * (0.8 + 0.4 * day / DAYS) * rng.uniform(0.75, 1.25)
+        images = _IMAGES_BY_WEEKDAY[date.weekday()] * (0.8 + 0.4 * day / days) * rng.uniform(0.75, 1.25)
         for hour in rng.choices(range(24), _HOUR_WEIGHTS, k=max(1, round(images / mean_images))):
             times.append(date + timedelta(hours=hour, seconds=rng.uniform(0, 3600)))
     return sorted(time for time in times if start <= time < end)
