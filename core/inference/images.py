@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from core.errors import (
     ImageAnimatedError,
@@ -26,7 +25,8 @@ from core.errors import (
     ImageUnsupportedError,
 )
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+# A camera's MPO is opened as a JPEG; Pillow has no opener of that name, and asking for it is a KeyError.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -64,21 +64,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
             bytes=len(data),
             bytes_max=bytes_max,
         )
-    try:
-        with warnings.catch_warnings():
-            # Our own limit, below, is the one that counts; Pillow's warning would only repeat it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageTooManyPixelsError(
-            "The picture announces far too many pixels: scale it down and upload it again.",
-            pixels=None,
-            pixels_max=pixels_max,
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise ImageUnsupportedError(
-            "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
-        ) from None
+    image = _open(data)
     with image:
         kind = str(image.format)
         width, height = image.size
@@ -89,11 +75,13 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
                 pixels=width * height,
                 pixels_max=pixels_max,
             )
-        if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
         try:
+            if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
+                raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
             upright = ImageOps.exif_transpose(image)
             rgb = _to_rgb(upright)
+        except ImageAnimatedError:
+            raise
         except Exception as error:
             # Pillow's decoders raise a dozen different types for damaged data (OSError, SyntaxError,
             # struct.error, zlib.error, …); for the customer they are one: the file is damaged.
@@ -104,6 +92,27 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
     digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
     digest.update(pixels.data)
     return DecodedImage(pixels, digest.hexdigest(), "JPEG" if kind == "MPO" else kind)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header with the plugin that knows the file's first bytes.
+
+    Not by `PIL.Image.open`: importing Ultralytics replaces it by one which, at the first file that nobody knows,
+    installs a package from the network in the middle of a customer's request.
+    """
+    Image.init()
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
+        if accept is None or accept(data[:16]) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except Exception as error:
+            # As below: damaged headers raise whatever the plugin stumbled over.
+            raise ImageBrokenError("The picture is damaged and cannot be read: export or copy it again.") from error
+    raise ImageUnsupportedError(
+        "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
+    )
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

@@ -8,6 +8,7 @@ network class of torch or Ultralytics.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -18,6 +19,9 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from core.errors import WeightsRefusedError
+
+# Ultralytics would run pip at whatever moment it misses an optional package; it reads this when imported.
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 # What a YOLO checkpoint may name: network classes, and plain containers. A dotted name such as
 # `ultralytics.nn.tasks.os.system` does not match: the last part must be a class right in the module.
