@@ -106,6 +106,12 @@ def adopt_queued_jobs(session: Session, runner: str, *, lease_s: int) -> None:
     )
 
 
+def has_queued_jobs(session: Session) -> bool:
+    """Whether `adopt_queued_jobs` would find anything."""
+    queued = select(Job.id).where(Job.status == "queued", col(Job.runner).is_(None)).limit(1)
+    return session.exec(queued).first() is not None
+
+
 def has_work(session: Session, runner: str) -> bool:
     """Whether `claim_image` may find something; a read that costs nothing when there is not."""
     return (

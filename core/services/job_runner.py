@@ -76,9 +76,11 @@ class JobRunner:
         while not self._stopping.wait(interval_s):
             try:
                 with self._app.db.read() as session:
-                    busy = bool(jobs.running_jobs(session, self.name))
+                    busy = bool(jobs.running_jobs(session, self.name)) or jobs.has_queued_jobs(session)
                 if busy:
                     with self._app.db.write() as session:
+                        # Also here: with every thread busy, a new job would otherwise outlive its lease unheard.
+                        jobs.adopt_queued_jobs(session, self.name, lease_s=settings.hold_lease_s)
                         hold_ids = jobs.renew_jobs(session, self.name, lease_s=settings.hold_lease_s)
                         ledger.renew_holds(session, hold_ids, lease_s=settings.hold_lease_s)
                 sweep(self._app)
