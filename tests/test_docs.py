@@ -1,0 +1,91 @@
+"""The documentation says what the code does: settings, prices, commands and links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.config import ROOT, settings_table
+from core.money import format_tokens
+from core.pricing.book import read_book
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    if path.is_file()
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def between(marker: str) -> str:
+    """The README's text between two markers."""
+    return README.split(f"<!-- {marker} -->\n")[1].split(f"<!-- /{marker} -->")[0]
+
+
+def rows(marker: str) -> list[list[str]]:
+    """The cells of the table between two markers, without its head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in between(marker).splitlines()[2:]]
+
+
+def slug(heading: str) -> str:
+    """The anchor that a Markdown heading gets."""
+    kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return kept.replace(" ", "-")
+
+
+def test_settings_table() -> None:
+    """The README's configuration table is the output of `python -m core.config`."""
+    assert between("settings") == settings_table()
+
+
+def test_betas_are_those_of_the_price_book() -> None:
+    """The README's β are the ones that the first price book is made of."""
+    book = read_book()
+    assert {model: beta for model, beta in rows("betas")} == {m: str(b) for m, b in book.betas.items()}
+    assert f"α is {book.alpha}" in README
+
+
+@pytest.mark.parametrize("row", rows("examples"), ids=lambda row: f"{row[0]} at {row[1]} {row[2]}")
+def test_worked_examples_of_prices(row: list[str]) -> None:
+    """Each price that the README works out is what a customer would be quoted."""
+    image, img_size, model, network, _exact, tokens = row
+    width, height = map(int, image.split("×"))
+    shape, amount_mt = read_book().price_image(height, width, int(img_size), model)
+    assert (f"{shape.width}×{shape.height}", format_tokens(amount_mt)) == (network, tokens)
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    """No document sends its reader to a command that is not there."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        named = set(re.findall(r"`make ([a-z][a-z-]*)", text)) | set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE))
+        assert named <= targets, f"{document.name} names {sorted(named - targets)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links(document: Path) -> None:
+    """Every relative link and picture of a document leads to a file, and every anchor to a heading."""
+    text = document.read_text(encoding="utf-8")
+    for target in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        assert path.exists(), f"{target} is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{target} has no such heading"
+
+
+def test_named_settings_exist() -> None:
+    """A document names no setting that the code does not know."""
+    known = set(re.findall(r"`(VISIONMETER_[A-Z_]+)`", settings_table()))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"\b(VISIONMETER_(?!TEST_)[A-Z_]+[A-Z])\b", document.read_text(encoding="utf-8")))
+        assert named <= known, f"{document.name} names {sorted(named - known)}"
