@@ -60,6 +60,7 @@ job_id = st.query_params.get("run") or st.session_state.get("job_id")
 if job_id is None:
     # Somebody who closed the tab in the middle of a run finds it again.
     job_id = next((job.id for job, _progress in jobs if job.status != "finished"), None)
+    st.session_state["job_id"] = job_id
 if job_id is not None:
     st.divider()
     show_job(job_id)

@@ -46,7 +46,7 @@ def _(message: str) -> str:
     return _catalogue(language()).gettext(message)
 
 
-def N_(message: str) -> str:
+def N_(message: str) -> str:  # noqa: N802  # the name that gettext tools look for
     """Mark a message for the catalogue that is translated where it is shown."""
     return message
 

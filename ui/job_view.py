@@ -205,7 +205,7 @@ def _show_image(
         st.warning(_("{name} is not stored any more: upload it again.").format(name=plain(image.name)))
         return
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items()) or _("nothing found")
-    st.image(picture, width="stretch", caption=f"{image.name} — {counts}")
+    st.image(picture, width="stretch", caption=f"{plain(image.name)} — {counts}")
     price = _("free") if image.status == "free" else tokens(image.amount_mt)
     st.caption(f"{image.width} × {image.height} px · {price} · {image.model_ms or 0} ms")
     with st.expander(_("Detections and downloads")):

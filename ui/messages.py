@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import streamlit as st
 from core.errors import VisionMeterError
 from core.money import format_tokens
 from ui.i18n import _
+
+
+log = logging.getLogger("visionmeter")
 
 
 def _limit_mb(details: dict[str, Any]) -> str:
@@ -99,8 +103,9 @@ def known_codes() -> frozenset[str]:
     return frozenset(_WORDS)
 
 
-def show_script_error(_error: Exception) -> bool:
+def show_script_error(error: Exception) -> bool:
     """What a person sees when a page fails unexpectedly: words, never a stack trace (that goes to the log)."""
+    log.error("a page failed", exc_info=error)
     st.error(
         _("Something went wrong on our side. Nothing was taken: try again, or reload the page."),
         icon=":material/error:",

@@ -21,6 +21,7 @@ from ui.batch import Candidate, clear_batch
 from ui.format import plain, show_amount, tokens, tokens_and_money
 from ui.i18n import _, ngettext
 from ui.messages import explain
+from ui.navigation import go_to
 from ui.session import require_user
 
 LINES_SHOWN = 12
@@ -135,7 +136,7 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
             if st.button(
                 _("Top up {amount} to run").format(amount=tokens(missing_mt)), type="primary", width="stretch"
             ):
-                st.switch_page("pages/top_up.py")
+                go_to("top_up")
             return
         label = _("Run — {amount}").format(amount=tokens(quote.total_mt)) if quote.total_mt else _("Run — free")
         if st.button(
