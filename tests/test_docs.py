@@ -45,7 +45,7 @@ def test_settings_table() -> None:
 def test_betas_are_those_of_the_price_book() -> None:
     """The README's β are the ones that the first price book is made of."""
     book = read_book()
-    assert {model: beta for model, beta in rows("betas")} == {m: str(b) for m, b in book.betas.items()}
+    assert dict(rows("betas")) == {m: str(b) for m, b in book.betas.items()}
     assert f"α is {book.alpha}" in README
 
 
