@@ -1,0 +1,1 @@
+"""The portal without a browser: its words, in both languages."""
