@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, String, TypeDecorator, create_engine, event
+from sqlalchemy import DateTime, Dialect, String, TypeDecorator, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError
@@ -135,6 +135,15 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get("vm_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def one_at_a_time(session: Session, name: str) -> None:
+    """Let no other transaction that calls this with the same name go on before this one has ended.
+
+    SQLite has one writer anyway; PostgreSQL takes an advisory lock.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
 
 def insert_if_absent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from core.db import one_at_a_time
 from core.errors import BadCredentialsError, EmailTakenError, InvalidEmailError
 from core.identity import sessions, users
 from core.identity.tables import User
@@ -21,6 +22,8 @@ def sign_up(app: Application, email: str, password: str, *, language: str = "en"
     password_digest = users.hash_password(password)
     welcome_mt = to_millitokens(app.settings.welcome_tokens)
     with app.db.write() as session:
+        # Two first users at once must not both become operators, nor two users share an address.
+        one_at_a_time(session, "sign_up")
         if users.find_user(session, email) is not None:
             raise EmailTakenError("There is an account with this address: sign in instead.")
         account = ledger.open_account(session, email)
