@@ -41,7 +41,7 @@ left, right = st.columns(2)
 model = left.selectbox(
     _("Model"),
     list(ready),
-    format_func=lambda name: f"{ready[name].title} · {_(ready[name].classes)} · β {prices.betas.get(name, '—')}",
+    format_func=lambda name: f"{ready[name].title} · β {prices.betas.get(name, '—')} · {_(ready[name].classes)}",
     key="model",
 )
 img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")

@@ -16,6 +16,7 @@ from ui.session import require_user
 user = require_user()
 app = current()
 zone = time_zone()
+CARD_PX = 150
 
 st.title(_("Usage"))
 PERIODS = {"7": _("7 days"), "30": _("30 days"), "90": _("90 days"), "custom": _("Custom")}
@@ -52,14 +53,16 @@ def change(now: int, before: int) -> str | None:
 
 
 totals, previous = report.totals, report.previous
-cards = st.columns(5)
-cards[0].metric(
-    _("Tokens"), format_tokens(totals.amount_mt), change(totals.amount_mt, previous.amount_mt), delta_color="off"
+CARDS = (
+    (_("Tokens"), format_tokens(totals.amount_mt), change(totals.amount_mt, previous.amount_mt)),
+    (_("Worth"), money(totals.amount_mt), change(totals.amount_mt, previous.amount_mt)),
+    (_("Pictures"), f"{totals.images:,}", change(totals.images, previous.images)),
+    (_("Free pictures"), f"{totals.free:,}", change(totals.free, previous.free)),
+    (_("Given back"), f"{totals.failed:,}", change(totals.failed, previous.failed)),
 )
-cards[1].metric(_("Worth"), money(totals.amount_mt), change(totals.amount_mt, previous.amount_mt), delta_color="off")
-cards[2].metric(_("Pictures"), f"{totals.images:,}", change(totals.images, previous.images), delta_color="off")
-cards[3].metric(_("Free pictures"), f"{totals.free:,}", change(totals.free, previous.free), delta_color="off")
-cards[4].metric(_("Given back"), f"{totals.failed:,}", change(totals.failed, previous.failed), delta_color="off")
+with st.container(horizontal=True):
+    for label, value, delta in CARDS:
+        st.metric(label, value, delta, delta_color="off", width=CARD_PX)
 
 if not report.records:
     st.info(

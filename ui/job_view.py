@@ -169,7 +169,8 @@ def _show_results(job_id: str) -> None:
     number = 1
     if pages > 1:
         number = st.pagination(pages, key=f"page_{job_id}") if hasattr(st, "pagination") else 1
-    columns = st.columns(2 if len(done) > 1 else 1)
+    # A single picture would fill the whole screen: it gets three fifths.
+    columns = st.columns(2) if len(done) > 1 else st.columns([3, 2])[:1]
     for index, image in enumerate(done[(number - 1) * PER_PAGE : number * PER_PAGE]):
         with columns[index % len(columns)], st.container(border=True):
             _show_image(user.account_id, image, kept[image.id], confidence, tuple(shown_classes), with_boxes)

@@ -12,7 +12,6 @@ from core.errors import VisionMeterError
 from core.money import format_tokens
 from ui.i18n import _
 
-
 log = logging.getLogger("visionmeter")
 
 
