@@ -30,9 +30,7 @@ def test_there_and_back(amount_mt: int) -> None:
     assert money.to_millitokens(money.from_millitokens(amount_mt)) == amount_mt
 
 
-@pytest.mark.parametrize(
-    ("text", "amount_mt"), [("1,000", 1_000_000), (" 12.5 ", 12_500), ("0.001", 1), ("-3", -3000)]
-)
+@pytest.mark.parametrize(("text", "amount_mt"), [("1,000", 1_000_000), (" 12.5 ", 12_500), ("0.001", 1), ("-3", -3000)])
 def test_parse_tokens(text: str, amount_mt: int) -> None:
     """What a person types becomes milli-tokens."""
     assert money.parse_tokens(text) == amount_mt

@@ -154,7 +154,9 @@ def test_only_digests_are_stored(app: Application, tmp_path: Path) -> None:
         assert secret.encode() not in everything
 
 
-@pytest.mark.parametrize("email", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com", "a" * 300 + "@b.co"])
+@pytest.mark.parametrize(
+    "email", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com", "a" * 300 + "@b.co"]
+)
 def test_what_is_no_address(app: Application, email: str) -> None:
     """Text that is no e-mail address is refused before anything is written."""
     with pytest.raises(errors.InvalidEmailError):

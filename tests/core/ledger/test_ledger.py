@@ -37,9 +37,7 @@ def account_id(db: Database) -> str:
 def hold(db: Database, account_id: str, amount_mt: int, key: str = "k") -> str:
     """A committed hold's id."""
     with db.write() as session:
-        return ledger.place_hold(
-            session, account_id, amount_mt, charge_key=key, lease_s=60, actor="test"
-        ).id
+        return ledger.place_hold(session, account_id, amount_mt, charge_key=key, lease_s=60, actor="test").id
 
 
 def balance(db: Database, account_id: str) -> tuple[int, int]:
@@ -235,9 +233,7 @@ def test_frozen_account_cannot_spend(db: Database, account_id: str) -> None:
     """A frozen account holds nothing new; what was held can end, and tokens can still arrive."""
     hold_id = hold(db, account_id, 1000, "before")
     with db.write() as session:
-        session.connection().execute(
-            text("UPDATE account SET status = 'frozen' WHERE id = :id"), {"id": account_id}
-        )
+        session.connection().execute(text("UPDATE account SET status = 'frozen' WHERE id = :id"), {"id": account_id})
     with pytest.raises(AccountNotActiveError):
         hold(db, account_id, 1000, "after")
     with db.write() as session:

@@ -121,9 +121,7 @@ def test_random_histories_agree_with_a_plain_model(db: Database) -> None:
                 elif action == "hold":
                     key, amount_mt = f"key-{draw.randint(0, 60)}", draw.randint(1, 900)
                     expected = model.may_hold(key, amount_mt)
-                    hold = ledger.place_hold(
-                        session, account_id, amount_mt, charge_key=key, lease_s=60, actor="test"
-                    )
+                    hold = ledger.place_hold(session, account_id, amount_mt, charge_key=key, lease_s=60, actor="test")
                     assert expected is None
                     model.open[hold.id] = (key, amount_mt)
                 elif action == "capture" and model.open:
@@ -167,7 +165,11 @@ def test_random_histories_agree_with_a_plain_model(db: Database) -> None:
     assert {"top_up", "hold", "capture", "release", "expire", "ChargeKeyTakenError", "InsufficientTokensError",
             "InvalidAmountError", "HoldEndedError"} <= outcomes  # fmt: skip
     with db.read() as session:
-        revenue_mt = session.connection().execute(
-            text("SELECT sum(amount_mt) FROM entry WHERE credit_account = :house"), {"house": ledger.HOUSE_REVENUE}
-        ).scalar_one()
+        revenue_mt = (
+            session.connection()
+            .execute(
+                text("SELECT sum(amount_mt) FROM entry WHERE credit_account = :house"), {"house": ledger.HOUSE_REVENUE}
+            )
+            .scalar_one()
+        )
     assert revenue_mt == sum(one.revenue_mt for one in models.values())

@@ -51,7 +51,9 @@ def test_redeemed_once_under_16_racing_threads(
     assert balance(any_app, ann) == (120_000, 0)
 
 
-def test_two_accounts_race_for_one(any_app: Application, operator: User, code: str, sign_up: Callable[..., User]) -> None:
+def test_two_accounts_race_for_one(
+    any_app: Application, operator: User, code: str, sign_up: Callable[..., User]
+) -> None:
     """One of two customers gets it, the other is told that it is used, and not by himself."""
     people = [sign_up(any_app, "ann@example.com"), sign_up(any_app, "bob@example.com")]
     barrier = threading.Barrier(2)

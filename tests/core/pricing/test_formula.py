@@ -103,9 +103,7 @@ def test_rounding_half_up_at_the_edges(beta: str, expected: str) -> None:
 def test_rounded_once_not_per_factor() -> None:
     """α · β is not rounded before the pixels are multiplied in."""
     # 1.0004 · 1.0004 · 4 = 4.00320064; rounding each factor first would give 4.000.
-    tokens = calculate_tokens(
-        1280, 1280, alpha=Decimal("1.0004"), beta=Decimal("1.0004"), minimum=Decimal("0.010")
-    )
+    tokens = calculate_tokens(1280, 1280, alpha=Decimal("1.0004"), beta=Decimal("1.0004"), minimum=Decimal("0.010"))
     assert tokens == Decimal("4.003")
 
 

@@ -93,7 +93,12 @@ def test_limits_of_a_batch(open_app: OpenApp, sign_up: Callable[..., User]) -> N
 
 def test_bad_files_leave_the_others(app: Application, ann: User, start_runner: StartRunner) -> None:
     """In a batch of good and bad files the bad ones are refused one by one and the good ones are served."""
-    files = {"a.png": pictures(1)["0.png"], "empty.jpg": b"", "letter.jpg": b"Dear sir", "mislabelled.jpg": pictures(2)["1.png"]}
+    files = {
+        "a.png": pictures(1)["0.png"],
+        "empty.jpg": b"",
+        "letter.jpg": b"Dear sir",
+        "mislabelled.jpg": pictures(2)["1.png"],
+    }
     good, refused = {}, {}
     for name, data in files.items():
         try:
@@ -222,9 +227,7 @@ def test_duplicates_in_a_batch_cost_once(app: Application, ann: User, start_runn
     assert balance(app, ann) == (19_750, 0)
 
 
-def test_two_jobs_with_the_same_picture_make_one_charge(
-    app: Application, ann: User, start_runner: StartRunner
-) -> None:
+def test_two_jobs_with_the_same_picture_make_one_charge(app: Application, ann: User, start_runner: StartRunner) -> None:
     """Both quoted before either ran, submitted at once: one charge, one result, both answered."""
     files = pictures(3)
     quotes = [quote(app, ann, files), quote(app, ann, files)]

@@ -1,0 +1,225 @@
+"""The HTTP gateway: health, models, the session's cookie, and the table of statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from core import errors
+from core.config import SESSION_COOKIE
+from core.errors import VisionMeterError
+from core.services import sign_in
+from core.services.application import Application, set_current
+from gateway.main import HTTP_STATUS, create_api, problem_response
+from gateway.session import BODY_BYTES_MAX, session_routes
+from tests.conftest import MODEL, PASSWORD, OpenApp
+
+ORIGIN = "http://testserver"
+
+# Codes that no program can meet over HTTP yet, or whose status is the plain 400 on purpose.
+PLAIN_400 = {
+    "error",
+    "bad_credentials",
+    "bad_ticket",
+    "config",
+    "email_taken",
+    "image_refused",
+    "invalid_amount",
+    "invalid_email",
+    "no_rate",
+    "voucher_expired",
+    "voucher_not_found",
+    "voucher_used",
+    "weak_password",
+    "weights_refused",
+}
+
+
+def serve(app: Application) -> TestClient:
+    """A client of the gateway's routes as the launcher mounts them."""
+    set_current(app)
+    return TestClient(Starlette(routes=[*session_routes(), Mount("/v1", create_api())]), base_url=ORIGIN)
+
+
+@pytest.fixture
+def client(app: Application) -> Iterator[TestClient]:
+    """The gateway on an application with the embedded model."""
+    yield serve(app)
+    set_current(None)
+
+
+@pytest.fixture
+def ticket(app: Application) -> str:
+    """The ticket of somebody who just signed up."""
+    return sign_in.sign_up(app, "ann@example.com", PASSWORD)
+
+
+def all_errors(base: type[VisionMeterError] = VisionMeterError) -> list[type[VisionMeterError]]:
+    """Every class of expected failure."""
+    return [base, *(error for child in base.__subclasses__() for error in all_errors(child))]
+
+
+def test_healthz(client: TestClient) -> None:
+    """The process answers."""
+    answer = client.get("/v1/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_readyz(client: TestClient) -> None:
+    """With a database and a model it is ready, and says on which device with which models."""
+    answer = client.get("/v1/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "problems": [], "device": "cpu", "models": [MODEL]}
+
+
+def test_not_ready_without_a_model(open_app: OpenApp, tmp_path: Path) -> None:
+    """With damaged weights it says 503 and names the models as the reason."""
+    app = open_app(weights_dir=tmp_path / "weights")
+    (tmp_path / "weights" / f"{MODEL}.pt").write_bytes(b"damaged")
+    try:
+        answer = serve(app).get("/v1/readyz")
+    finally:
+        set_current(None)
+    assert (answer.status_code, answer.json()["problems"]) == (503, ["models"])
+
+
+def test_models(client: TestClient, app: Application) -> None:
+    """Every known model with its state, version and β as text; nothing is a float."""
+    listed = {model["name"]: model for model in client.get("/v1/models").json()}
+    assert set(listed) == {model.name for model in app.registry.models()}
+    assert listed[MODEL]["state"] == "ready"
+    assert listed[MODEL]["version"] == app.registry.resolve(MODEL).version
+    assert (listed["yolov8x"]["state"], listed["yolov8x"]["version"], listed["yolov8x"]["beta"]) == (
+        "missing",
+        None,
+        "4.0",
+    )
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "null", "http://evil.example", "http://testserver.evil.example", "http://testserver:81"]
+)
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_another_origin_is_refused(
+    client: TestClient, app: Application, ticket: str, method: str, origin: str | None
+) -> None:
+    """Without our own Origin nobody is signed in or out, and the ticket stays good."""
+    headers = {} if origin is None else {"Origin": origin}
+    answer = client.request(method, "/session", headers=headers, content=json.dumps({"ticket": ticket}))
+    assert (answer.status_code, answer.json()["code"]) == (403, "bad_origin")
+    assert "set-cookie" not in answer.headers
+    assert sign_in.open_session(app, ticket)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "no json", "[]", "{}", '{"ticket": 5}', '{"ticket": "unknown"}', '"ticket"', '{"ticket": null}', "\udcff"],
+)
+def test_bad_ticket(client: TestClient, body: str) -> None:
+    """Anything that is not a ticket is a 400 and sets no cookie."""
+    answer = client.post("/session", headers={"Origin": ORIGIN}, content=body.encode("utf-8", "surrogateescape"))
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_ticket")
+    assert "set-cookie" not in answer.headers
+
+
+def test_oversized_body(client: TestClient, ticket: str) -> None:
+    """A body above the limit is a 413, although it holds a good ticket; one at the limit is read."""
+    body = json.dumps({"ticket": ticket})
+    answer = client.post("/session", headers={"Origin": ORIGIN}, content=body + " " * BODY_BYTES_MAX)
+    assert answer.status_code == 413
+    answer = client.post("/session", headers={"Origin": ORIGIN}, content=body.ljust(BODY_BYTES_MAX))
+    assert answer.status_code == 204
+
+
+def test_good_ticket_sets_the_cookie_once(client: TestClient, app: Application, ticket: str) -> None:
+    """204 with an HttpOnly, SameSite=Lax cookie for the whole site, whose token signs in; a second use is refused."""
+    answer = client.post("/session", headers={"Origin": ORIGIN}, json={"ticket": ticket})
+    assert answer.status_code == 204
+    name, _, rest = answer.headers["set-cookie"].partition("=")
+    attributes = {part.strip().lower() for part in rest.split(";")[1:]}
+    assert name == SESSION_COOKIE
+    assert {"httponly", "samesite=lax", "path=/", f"max-age={14 * 24 * 3600}"} <= attributes
+    assert "secure" not in attributes
+    user = sign_in.signed_in_user(app, answer.cookies[SESSION_COOKIE])
+    assert user is not None
+    assert user.email == "ann@example.com"
+    again = client.post("/session", headers={"Origin": ORIGIN}, json={"ticket": ticket})
+    assert (again.status_code, again.json()["code"]) == (400, "bad_ticket")
+
+
+@pytest.mark.parametrize(("base", "setting"), [("https://testserver", False), (ORIGIN, True)])
+def test_cookie_is_secure_under_tls(open_app: OpenApp, base: str, setting: bool) -> None:
+    """Under TLS, or where the operator says that TLS ends before us, the cookie is Secure."""
+    app = open_app(cookie_secure=setting)
+    ticket = sign_in.sign_up(app, "ann@example.com", PASSWORD)
+    client = serve(app)
+    client.base_url = base
+    try:
+        answer = client.post("/session", headers={"Origin": base}, json={"ticket": ticket})
+    finally:
+        set_current(None)
+    assert "; Secure" in answer.headers["set-cookie"]
+
+
+def test_sign_out_revokes(client: TestClient, app: Application, ticket: str) -> None:
+    """DELETE ends the session on the server and clears the cookie; without a cookie it is harmless."""
+    token = client.post("/session", headers={"Origin": ORIGIN}, json={"ticket": ticket}).cookies[SESSION_COOKIE]
+    answer = client.delete("/session", headers={"Origin": ORIGIN})
+    assert answer.status_code == 204
+    assert "max-age=0" in answer.headers["set-cookie"].lower()
+    assert sign_in.signed_in_user(app, token) is None
+    client.cookies.clear()
+    assert client.delete("/session", headers={"Origin": ORIGIN}).status_code == 204
+
+
+def test_codes_are_unique() -> None:
+    """A code names one class of failure."""
+    codes = [error.code for error in all_errors()]
+    assert sorted(codes) == sorted(set(codes))
+
+
+def test_every_code_has_its_status() -> None:
+    """Each code is in the table of statuses or is a plain 400 on purpose, and the table has no stranger."""
+    codes = {error.code for error in all_errors()}
+    assert set(HTTP_STATUS) <= codes
+    assert codes - set(HTTP_STATUS) == PLAIN_400
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("insufficient_tokens", 402),
+        ("image_too_many_bytes", 413),
+        ("image_too_many_pixels", 413),
+        ("image_unsupported", 415),
+        ("image_empty", 422),
+        ("image_broken", 422),
+        ("image_animated", 422),
+        ("too_many_attempts", 429),
+        ("engine_busy", 503),
+        ("idempotency_conflict", 409),
+    ],
+)
+def test_published_statuses(code: str, status: int) -> None:
+    """The statuses that the product promises."""
+    assert HTTP_STATUS[code] == status
+
+
+def test_problem_document() -> None:
+    """A failure becomes an RFC 9457 document with the numbers that a program needs."""
+    error = errors.InsufficientTokensError(required_mt=1500, available_mt=200)
+    answer = asyncio.run(problem_response(Request({"type": "http"}), error))
+    assert answer.status_code == 402
+    assert answer.media_type == "application/problem+json"
+    body = json.loads(bytes(answer.body))
+    assert body["type"] == "urn:visionmeter:insufficient_tokens"
+    assert (body["required_mt"], body["available_mt"], body["missing_mt"]) == (1500, 200, 1300)
+    assert "1.300" in body["title"]
