@@ -21,7 +21,7 @@ help: ## this list
 	@echo "  TORCH_BACKEND=cpu   the build of torch to install (a value of uv's --torch-backend)"
 
 run: install ## install what is needed, then serve the portal on http://localhost:8501
-	@$(BIN)/python -m core.inference.embedded
+	@test -f weights/yolov8s-fall.pt || $(BIN)/python -m core.inference.embedded
 	@$(BIN)/alembic upgrade head
 	@echo
 	@echo "  VisionMeter: http://localhost:$(PORT)"
