@@ -7,7 +7,7 @@ import streamlit as st
 from core.identity.tables import User
 from core.services import account_view
 from core.services.application import current
-from ui.format import money, plain, tokens
+from ui.format import money, tokens
 from ui.i18n import _
 from ui.session import language_switch, require_user, sign_out
 
@@ -21,7 +21,7 @@ def show_sidebar(user: User) -> None:
         st.fragment(_show_balance, run_every=REFRESH_S if busy else None)()
         st.space("small")
         language_switch(user, key="sidebar_language")
-        st.caption(plain(user.email))
+        st.text(user.email)
         st.button(_("Sign out"), icon=":material/logout:", on_click=sign_out, width="stretch")
 
 
