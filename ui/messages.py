@@ -8,9 +8,9 @@ from typing import Any
 
 import streamlit as st
 
+from core.config import settings
 from core.errors import VisionMeterError
 from core.money import format_tokens
-from core.services.application import current
 from ui.i18n import _
 
 log = logging.getLogger("visionmeter")
@@ -95,7 +95,7 @@ def explain(error: VisionMeterError) -> str:
 def explain_code(code: str | None) -> str:
     """The words of a stored error code."""
     words = _WORDS.get(code or "internal", _WORDS["internal"])
-    limits = current().settings
+    limits = settings()
     return words({"bytes_max": limits.image_bytes_max, "pixels_max": limits.image_pixels_max})
 
 
