@@ -23,6 +23,7 @@ for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.st
     del os.environ[_name]
 os.environ["YOLO_OFFLINE"] = "true"
 
+# ruff: noqa: E402  # the environment is cleaned before anything reads it
 from core.config import Settings
 from core.db import Database
 from core.errors import WeightsRefusedError

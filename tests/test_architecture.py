@@ -18,8 +18,10 @@ import core.pricing.tables
 import core.usage.tables  # noqa: F401  # registers the tables
 from core.config import ROOT
 
-MONEY = [ROOT / "core" / "money.py", *sorted((ROOT / "core" / "ledger").glob("*.py")),
-         *sorted((ROOT / "core" / "pricing").glob("*.py")), *sorted((ROOT / "core" / "payments").glob("*.py"))]  # fmt: skip
+MONEY = [
+    ROOT / "core" / "money.py",
+    *(path for noun in ("ledger", "pricing", "payments") for path in sorted((ROOT / "core" / noun).glob("*.py"))),
+]
 
 
 def test_imports_go_downward_only() -> None:

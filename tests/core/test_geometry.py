@@ -50,7 +50,7 @@ def prices(app: Application) -> Prices:
 
 def random_sizes(count: int) -> list[tuple[int, int, int]]:
     """Height, width and img_size; sides log-uniform, so that slivers and thumbnails are frequent."""
-    print(f"seed {SEED}")
+    print(f"seed {SEED}")  # noqa: T201  # pytest shows it when the test fails
     draw = random.Random(SEED)
     return [
         (

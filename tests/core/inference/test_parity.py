@@ -60,7 +60,7 @@ def test_same_answer_alone_under_load_and_after_others(
     requests = [(image, size) for size in IMG_SIZES_PX for image in (bus, zidane)]
     alone = [run(engine, version, image.pixels, size) for image, size in requests]
     order = np.random.default_rng(7).permutation(np.repeat(np.arange(len(requests)), 2))
-    print("seed 7")
+    print("seed 7")  # noqa: T201  # pytest shows it when the test fails
 
     def client(index: int) -> Inference:
         image, size = requests[index]

@@ -39,6 +39,18 @@ def dotted(module: str, name: str, marker: Path) -> bytes:
     return b"\x80\x04" + short(module) + short(name) + b"\x93" + short(f"touch {marker}") + b"\x85R."
 
 
+def dotted_global(module: str, name: str, marker: Path) -> bytes:
+    """The same through a GLOBAL opcode, which torch's own inspection reads on."""
+    return b"\x80\x04c" + f"{module}\n{name}\n".encode() + short(f"touch {marker}") + b"\x85R."
+
+
+def dotted_global_plain(module: str, name: str, marker: Path) -> bytes:
+    """The same without any opcode of protocol 4 after the marker."""
+    argument = f"touch {marker}".encode()
+    text = b"X" + len(argument).to_bytes(4, "little") + argument
+    return b"\x80\x04c" + f"{module}\n{name}\n".encode() + text + b"\x85R."
+
+
 def checkpoint(pickled: bytes) -> bytes:
     """A file in the layout of `torch.save`, around any pickle."""
     buffer = io.BytesIO()
@@ -56,12 +68,14 @@ def hostile_pickles(marker: Path) -> dict[str, bytes]:
         "reduce": pickle.dumps(Hostile(marker), protocol=2),
         "hidden in a dict": pickle.dumps({"model": [Hostile(marker)]}, protocol=2),
         "dotted": dotted("ultralytics.nn.tasks", "torch.os.system", marker),
+        "dotted global": dotted_global("ultralytics.nn.tasks", "torch.os.system", marker),
+        "dotted global, plain": dotted_global_plain("ultralytics.nn.tasks", "torch.os.system", marker),
         "dotted after a class": dotted("ultralytics.nn.tasks", "DetectionModel.__init__.__globals__", marker),
         "module alias": dotted("torch.nn.modules.module.torch.os", "system", marker),
     }
 
 
-@pytest.mark.parametrize("name", ["reduce", "hidden in a dict", "dotted"])
+@pytest.mark.parametrize("name", ["reduce", "hidden in a dict", "dotted", "dotted global", "dotted global, plain"])
 def test_the_hostile_files_are_hostile(tmp_path: Path, name: str) -> None:
     """Control: an ordinary load of these pickles does run the command."""
     marker = tmp_path / "marker"
@@ -156,7 +170,7 @@ def test_embedded_model_is_put_back(tmp_path: Path, version: ModelVersion) -> No
 
 def test_fetching_without_a_network_says_what_to_do(tmp_path: Path) -> None:
     """A download that fails leaves no file and an error that names the file and the folder."""
-    with pytest.raises(ModelNotReadyError, match="yolov8n.pt"):
+    with pytest.raises(ModelNotReadyError, match=r"yolov8n\.pt"):
         Registry(tmp_path, fetch_allowed=True).fetch("yolov8n")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ModelNotReadyError, match="switched off"):

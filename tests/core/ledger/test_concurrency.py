@@ -150,7 +150,7 @@ def test_a_hold_ends_once_under_a_race(db: Database) -> None:
 def test_batches_in_any_order_do_not_deadlock(db: Database) -> None:
     """Batches of the same pictures in different orders, and captures beside them, all come to an end."""
     seed = 5
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201  # pytest shows it when the test fails
     with db.write() as session:
         account_id = ledger.open_account(session, "Ann").id
         ledger.post_top_up(session, account_id, 10_000_000, source="house:test", actor="test")

@@ -255,7 +255,7 @@ def test_unknown_account_and_hold(db: Database, account_id: str) -> None:
 
 def test_a_failing_transaction_leaves_nothing(db: Database, account_id: str) -> None:
     """An exception after a hold in the same transaction takes hold and entry back with it."""
-    with pytest.raises(RuntimeError, match="afterwards"), db.write() as session:
+    with pytest.raises(RuntimeError, match="afterwards"), db.write() as session:  # noqa: PT012  # the block is the test
         ledger.place_hold(session, account_id, 1000, charge_key="k", lease_s=60, actor="test")
         raise RuntimeError("afterwards")
     assert balance(db, account_id) == (10_000, 0)

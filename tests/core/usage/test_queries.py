@@ -99,5 +99,5 @@ def test_outcomes(db: Database, account_id: str) -> None:
     """Images by outcome, most frequent first."""
     with db.read() as session:
         found = queries.list_records(session, account_id, NOON, NOON + timedelta(days=9))
-    assert list(queries.by_outcome(found).items())[0] == ("charged", 3)
+    assert next(iter(queries.by_outcome(found).items())) == ("charged", 3)
     assert sum(queries.by_outcome(found).values()) == 6
