@@ -76,7 +76,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
-            self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+            self.engine: Engine = create_engine(url, hide_parameters=True, pool_pre_ping=not url.startswith("sqlite"))
         except ArgumentError:
             raise ConfigError("VISIONMETER_DATABASE_URL is no SQLAlchemy database URL.") from None
         self.url = url
