@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 VENV = .venv
 BIN = $(VENV)/bin
-SETUP = TORCH_BACKEND='$(TORCH_BACKEND)' PYTHON='$(PYTHON)' sh scripts/setup.sh
+SETUP = TORCH_BACKEND='$(TORCH_BACKEND)' PYTHON='$(PYTHON)' sh deploy/setup.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help run install install-dev test lint demo bench soak constraints clean

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import text
 
 from core.db import Database
@@ -178,3 +179,11 @@ def test_batches_in_any_order_do_not_deadlock(db: Database) -> None:
     with db.read() as session:
         assert ledger.get_balance(session, account_id).held_mt == 0
         assert verify_ledger(session).ok
+
+
+@pytest.mark.soak
+def test_exactly_what_is_affordable_succeeds_twenty_times(db: Database) -> None:
+    """The same race twenty times over: no interleaving sells more than there is."""
+    for _round in range(20):
+        successes, posted_mt, _account_id = race(db, spend_through_the_ledger)
+        assert (successes, posted_mt) == (AFFORDABLE, 0)
