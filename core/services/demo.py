@@ -37,7 +37,7 @@ SOURCE = "house:demo"
 MEMO = "demo"
 MODEL_VERSION = "demo"
 SEED = 20_240_229
-DAYS = 30
+DAYS = 28
 TOP_UP_MT = 400_000
 # Credited again as soon as less than this is left.
 LOW_BALANCE_MT = 60_000
