@@ -18,11 +18,13 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import streamlit as st  # noqa: E402  # the path comes first: Streamlit imports the pages by name
+from starlette.middleware import Middleware  # noqa: E402
 from starlette.routing import Mount  # noqa: E402
 
 from core.config import load_settings  # noqa: E402
 from core.services import application  # noqa: E402
 from core.services.job_runner import JobRunner  # noqa: E402
+from gateway.guard import PortalGuard  # noqa: E402
 from gateway.main import create_api  # noqa: E402
 from gateway.session import session_routes  # noqa: E402
 from ui.messages import show_script_error  # noqa: E402
@@ -60,5 +62,6 @@ app = st.App(
     str(ROOT / "ui" / "portal.py"),
     lifespan=lifespan,
     routes=[*session_routes(), Mount("/v1", create_api())],
+    middleware=[Middleware(PortalGuard)],
     on_script_error=show_script_error,
 )

@@ -25,7 +25,8 @@ from sqlmodel import Session, SQLModel
 from core.config import ROOT
 from core.errors import ConfigError
 
-BUSY_TIMEOUT_MS = 30_000
+# Well below the shortest useful lease: a writer that waits longer would find its holds given back.
+BUSY_TIMEOUT_MS = 10_000
 
 
 def utcnow() -> datetime:
@@ -80,6 +81,9 @@ class Database:
         except ArgumentError:
             raise ConfigError("VISIONMETER_DATABASE_URL is no SQLAlchemy database URL.") from None
         self.url = url
+        # SQLite reads one snapshot anyway; PostgreSQL must be asked to.
+        snapshot = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**snapshot)
         self._writer = threading.Lock() if self.engine.dialect.name == "sqlite" else nullcontext()
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _configure_sqlite)
@@ -88,7 +92,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads; what it sees does not change under it."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

@@ -5,9 +5,11 @@ One token is 1,000 milli-tokens (`_mt`). A float never holds money.
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+import re
+from decimal import ROUND_HALF_UP, Decimal
 
 MILLITOKENS_PER_TOKEN = 1000
+_TYPED = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?", re.ASCII)
 _MILLI = Decimal("0.001")
 _CENT = Decimal("0.01")
 
@@ -35,10 +37,11 @@ def from_millitokens(amount_mt: int) -> Decimal:
 
 def parse_tokens(text: str) -> int:
     """Text typed by a person ("1,000", "12.5") as milli-tokens; `ValueError` when it is no such number."""
-    try:
-        tokens = Decimal(text.replace(",", "").replace(" ", ""))
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not a number") from None
+    text = text.strip()
+    # A comma only where it parts thousands: "1,5" could be meant as one and a half.
+    if not _TYPED.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    tokens = Decimal(text.replace(",", ""))
     # Nobody types more than 10^15 tokens, and Decimal's own limits raise other errors.
     if not tokens.is_finite() or tokens.adjusted() > 15:
         raise ValueError(f"{text!r} is not a number of tokens")

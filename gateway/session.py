@@ -7,7 +7,6 @@ component in the page posts it here, same-origin. `Origin` is checked, so anothe
 from __future__ import annotations
 
 import json
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,13 +17,14 @@ from core.config import SESSION_COOKIE
 from core.errors import VisionMeterError
 from core.services import sign_in
 from core.services.application import current
+from gateway.guard import same_origin
 
 BODY_BYTES_MAX = 4096
 
 
 async def open_session(request: Request) -> Response:
     """204 with the cookie; 403 from another origin; 400 for a ticket that is unknown, used or expired."""
-    if not _same_origin(request):
+    if not same_origin(request.headers):
         return JSONResponse({"code": "bad_origin", "title": "Sign in on the portal's own page."}, 403)
     body = b""
     async for chunk in request.stream():
@@ -33,9 +33,9 @@ async def open_session(request: Request) -> Response:
             return JSONResponse({"code": "bad_ticket", "title": "The request is too large."}, 413)
     try:
         ticket = json.loads(body)["ticket"]
-        if not isinstance(ticket, str):
-            raise TypeError("a ticket is text")
-    except (ValueError, TypeError, KeyError):
+        if not (isinstance(ticket, str) and ticket.isascii()):
+            raise TypeError("a ticket is plain text")
+    except (ValueError, TypeError, KeyError, RecursionError):
         return JSONResponse({"code": "bad_ticket", "title": "Sign in again."}, 400)
     app = current()
     try:
@@ -57,7 +57,7 @@ async def open_session(request: Request) -> Response:
 
 async def close_session(request: Request) -> Response:
     """204; the session is revoked on the server, so a copied cookie is worth nothing."""
-    if not _same_origin(request):
+    if not same_origin(request.headers):
         return JSONResponse({"code": "bad_origin", "title": "Sign out on the portal's own page."}, 403)
     token = request.cookies.get(SESSION_COOKIE)
     if token:
@@ -73,8 +73,3 @@ def session_routes() -> list[Route]:
         Route("/session", open_session, methods=["POST"]),
         Route("/session", close_session, methods=["DELETE"]),
     ]
-
-
-def _same_origin(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")

@@ -75,7 +75,8 @@ def show_vouchers() -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        key="vouchers",
+        # A selection is a list of row numbers: it must not outlive the list that it was made on.
+        key=f"vouchers_{hash(tuple((voucher.id, voucher_state(voucher)) for voucher in vouchers))}",
     )
     chosen = [vouchers[row] for row in event.selection.rows if voucher_state(vouchers[row]) == _("open")]
     if chosen and st.button(

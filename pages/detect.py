@@ -6,7 +6,7 @@ from core.geometry import IMG_SIZES_PX
 from core.inference.registry import ModelState
 from core.services import account_view, admin
 from core.services.application import current
-from ui.batch import SAMPLES, collect
+from ui.batch import SAMPLES, clear_batch, collect, has_restored
 from ui.format import local_time, tokens
 from ui.i18n import _, ngettext
 from ui.job_view import show_job
@@ -51,8 +51,10 @@ st.caption(
     + (" " + _("Not installed here: {models}.").format(models=", ".join(others)) if others else "")
 )
 
-candidates = collect(uploads, samples, st.session_state.get("restored", []))
+candidates = collect(uploads, samples)
 if candidates:
+    if has_restored():
+        st.button(_("Clear these pictures"), icon=":material/close:", on_click=clear_batch)
     show_preview(candidates, model, img_size)
 
 jobs = account_view.list_jobs(app, user, limit=10)

@@ -96,7 +96,8 @@ else:
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        key="transactions",
+        # Row numbers mean nothing in another list.
+        key=f"transactions_{view}_{len(entries)}",
     )
     st.caption(_("Select a charge to see its receipt."))
     for row in event.selection.rows:

@@ -9,12 +9,13 @@ import streamlit as st
 from ultralytics.utils import ASSETS
 
 from core.errors import VisionMeterError
-from core.inference.images import decode_image, encode_jpeg
+from core.jobs.blobs import hash_bytes
 from core.services.application import current
-from core.services.metered_detection import PreparedImage, prepare_image
+from core.services.metered_detection import PreparedImage, preview_image
+from ui.i18n import _
 
 SAMPLES = ("bus.jpg", "zidane.jpg")
-THUMBNAIL_PX = 192
+SILENT_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,34 +29,54 @@ class Candidate:
     read: Callable[[], bytes]
 
 
-def collect(uploads: list, samples: list[str], restored: list[tuple[str, bytes]]) -> list[Candidate]:
-    """Look at every picture; what was looked at before in this session is remembered."""
+def collect(uploads: list, samples: list[str]) -> list[Candidate]:
+    """Look at every picture; what was looked at before in this session is remembered.
+
+    Streamlit empties an uploader when its page is left. Whoever comes back finds his pictures all the same.
+    """
     cache: dict[str, Candidate] = st.session_state.setdefault("candidates", {})
-    found: dict[str, Candidate] = {}
+    if st.session_state.get("page_arrived") and not uploads and not samples and cache:
+        st.session_state["restored"] = [(candidate.name, candidate.read()) for candidate in cache.values()]
+        st.session_state["page_arrived"] = False
+    wanted: dict[str, tuple[str, Callable[[], bytes]]] = {}
     for upload in uploads:
-        found[upload.file_id] = cache.get(upload.file_id) or _look(upload.name, upload.getvalue)
+        wanted[upload.file_id] = (upload.name, upload.getvalue)
     for name in samples:
-        found[f"sample {name}"] = cache.get(f"sample {name}") or _look(name, (ASSETS / name).read_bytes)
-    for index, (name, data) in enumerate(restored):
-        key = f"restored {index} {name}"
-        found[key] = cache.get(key) or _look(name, lambda data=data: data)
-    st.session_state["candidates"] = found
-    return list(found.values())
+        wanted[f"sample {name}"] = (name, (ASSETS / name).read_bytes)
+    for name, data in st.session_state.get("restored", []):
+        wanted[f"restored {hash_bytes(data)} {name}"] = (name, lambda data=data: data)
+    new = [key for key in wanted if key not in cache]
+    progress = st.progress(0.0, text=_("Looking at the pictures …")) if len(new) > SILENT_MAX else None
+    for index, key in enumerate(new):
+        cache[key] = _look(*wanted[key])
+        if progress is not None:
+            progress.progress((index + 1) / len(new), text=_("Looking at the pictures …"))
+    if progress is not None:
+        progress.empty()
+    st.session_state["candidates"] = {key: cache[key] for key in wanted}
+    return list(st.session_state["candidates"].values())
 
 
 def _look(name: str, read: Callable[[], bytes]) -> Candidate:
-    app = current()
-    data = read()
     try:
-        image = prepare_image(app, name, data)
+        image, thumbnail = preview_image(current(), name, read())
     except VisionMeterError as problem:
         return Candidate(name, None, None, problem, read)
-    pixels = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max).pixels
-    return Candidate(name, image, encode_jpeg(pixels, longest_side_px=THUMBNAIL_PX), None, read)
+    return Candidate(name, image, thumbnail, None, read)
+
+
+def restore(pictures: list[tuple[str, bytes]]) -> None:
+    """Put pictures into the batch that did not come through the uploader."""
+    st.session_state["restored"] = pictures
+
+
+def has_restored() -> bool:
+    """Whether the batch holds pictures that the uploader does not show, so that it cannot remove them."""
+    return bool(st.session_state.get("restored"))
 
 
 def clear_batch() -> None:
     """Empty the batch: new keys give new, empty widgets."""
     st.session_state["batch_number"] = st.session_state.get("batch_number", 0) + 1
-    for key in ("restored", "quote", "quote_signature"):
+    for key in ("restored", "candidates", "quote", "quote_signature"):
         st.session_state.pop(key, None)

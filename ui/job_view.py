@@ -16,6 +16,7 @@ from core.services import account_view
 from core.services.account_view import JobView
 from core.services.application import current
 from core.services.job_runner import cancel_job
+from ui.batch import restore
 from ui.format import local_time, plain, show_amount, tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain, explain_code
@@ -118,7 +119,7 @@ def _show_settlement(view: JobView) -> None:
                 restored.append((image.name, account_view.get_file(current(), user, image)))
             except OSError:
                 st.error(_("{name} is not stored any more: upload it again.").format(name=plain(image.name)))
-        st.session_state["restored"] = restored
+        restore(restored)
         st.rerun()
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from core.config import settings
 from core.errors import VisionMeterError
+from core.identity.users import PASSWORD_LENGTH_MIN
 from core.money import format_tokens
 from ui.i18n import _
 
@@ -75,9 +76,13 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "invalid_amount": lambda _d: _("This amount is outside what is allowed: choose another."),
     "invalid_email": lambda _d: _("Enter an e-mail address such as name@example.com."),
     "email_taken": lambda _d: _("There is an account with this address: sign in instead."),
-    "weak_password": lambda d: _(
-        "Choose a password of at least {length_min} characters that are not all alike."
-    ).format(**d),
+    "weak_password": lambda d: (
+        _("Choose a password of at most {length_max} characters.").format(**d)
+        if "length_max" in d
+        else _("Choose a password of at least {length_min} characters that are not all alike.").format(
+            length_min=d.get("length_min", PASSWORD_LENGTH_MIN)
+        )
+    ),
     "bad_credentials": lambda _d: _("The address or the password is wrong."),
     "too_many_attempts": lambda _d: _("Too many failed sign-ins for this address: wait 15 minutes."),
     "bad_ticket": lambda _d: _("This sign-in took too long: sign in again."),

@@ -23,4 +23,6 @@ if user is None:
 else:
     show_sidebar(user)
     show_demo_banner(user)
+    st.session_state["page_arrived"] = st.session_state.get("page_shown") != page.url_path
+    st.session_state["page_shown"] = page.url_path
     page.run()

@@ -20,7 +20,7 @@ from core.services.metered_detection import (
 from ui.batch import Candidate, clear_batch
 from ui.format import plain, show_amount, tokens, tokens_and_money
 from ui.i18n import _, ngettext
-from ui.messages import explain
+from ui.messages import explain, explain_code
 from ui.navigation import go_to
 from ui.session import require_user
 
@@ -69,6 +69,9 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
     quote: Quote | None = st.session_state.get("quote")
     fresh = quote is not None and (quote.expires_at - utcnow()).total_seconds() > REQUOTE_BEFORE_S / 2
     if quote is None or not fresh or st.session_state.get("quote_signature") != signature:
+        if quote is not None and st.session_state.get(f"run_{quote.id}"):
+            # The click was meant for the price that was on the button; the new one must be looked at first.
+            st.warning(explain_code("quote_expired"), icon=":material/price_change:")
         images = [candidate.image for candidate in served if candidate.image]
         quote = quote_batch(current(), user, images, model=model, img_size=img_size)
         st.session_state["quote"], st.session_state["quote_signature"] = quote, signature
@@ -139,8 +142,14 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
                 go_to("top_up")
             return
         label = _("Run — {amount}").format(amount=tokens(quote.total_mt)) if quote.total_mt else _("Run — free")
+        # The key names the quote: a click on a button with another price starts nothing.
         if st.button(
-            label, type="primary", width="stretch", key="run", icon=":material/play_arrow:", shortcut="Ctrl+Enter"
+            label,
+            type="primary",
+            width="stretch",
+            key=f"run_{quote.id}",
+            icon=":material/play_arrow:",
+            shortcut="Ctrl+Enter",
         ):
             _run(quote, served)
 

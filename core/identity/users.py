@@ -27,7 +27,8 @@ PASSWORD_LENGTH_MIN = 10
 PASSWORD_LENGTH_MAX = 256
 ATTEMPT_WINDOW = timedelta(minutes=15)
 
-_EMAIL = re.compile(r"[^@\s,;<>\"()\[\]\\]{1,64}@[^@\s,;<>\"()\[\]\\.]+(\.[^@\s,;<>\"()\[\]\\.]+)+")
+_EMAIL_PART = r"[^@\s\x00-\x1f,;<>\"()\[\]\\"
+_EMAIL = re.compile(rf"{_EMAIL_PART}]{{1,64}}@{_EMAIL_PART}.]+(\.{_EMAIL_PART}.]+)+")
 
 
 @cache
@@ -52,7 +53,9 @@ def hash_password(password: str) -> str:
         )
     if len(password) > PASSWORD_LENGTH_MAX:
         raise WeakPasswordError(
-            f"Choose a password of at most {PASSWORD_LENGTH_MAX} characters.", length_min=PASSWORD_LENGTH_MIN
+            f"Choose a password of at most {PASSWORD_LENGTH_MAX} characters.",
+            length_min=PASSWORD_LENGTH_MIN,
+            length_max=PASSWORD_LENGTH_MAX,
         )
     return _hasher().hash(password)
 
@@ -127,10 +130,18 @@ def require_few_attempts(session: Session, email: str, *, attempts_max: int) -> 
         raise TooManyAttemptsError("Too many failed sign-ins for this address: wait 15 minutes.")
 
 
-def record_attempt(session: Session, email: str) -> None:
-    """Note one failed sign-in, and forget old ones."""
+def record_attempt(session: Session, email: str) -> str:
+    """Note one attempt to sign in, and forget old ones; gives its id."""
     session.execute(delete(SignInAttempt).where(col(SignInAttempt.created_at) < utcnow() - ATTEMPT_WINDOW))
-    session.add(SignInAttempt(email_digest=_digest(email)))
+    attempt = SignInAttempt(email_digest=_digest(email))
+    session.add(attempt)
+    session.flush()
+    return attempt.id
+
+
+def forget_attempt(session: Session, attempt_id: str) -> None:
+    """An attempt that succeeded does not count."""
+    session.execute(delete(SignInAttempt).where(col(SignInAttempt.id) == attempt_id))
 
 
 def _digest(text: str) -> str:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from core.errors import (
     ImageAnimatedError,
     ImageBrokenError,
     ImageEmptyError,
+    ImageRefusedError,
     ImageTooManyBytesError,
     ImageTooManyPixelsError,
     ImageUnsupportedError,
@@ -27,6 +29,22 @@ from core.errors import (
 
 # A camera's MPO is opened as a JPEG; Pillow has no opener of that name, and asking for it is a KeyError.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+# A progressive JPEG has some ten scans. Each one costs a pass over all pixels, and a few bytes can ask for it.
+SCANS_MAX = 64
+_START_OF_SCAN = b"\xff\xda"
+# A picture of a few kB can decode to hundreds of MB: so many at a time, whoever asks.
+_DECODERS = threading.BoundedSemaphore(3)
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -64,8 +82,9 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
             bytes=len(data),
             bytes_max=bytes_max,
         )
-    image = _open(data)
-    with image:
+    if data.count(_START_OF_SCAN) > SCANS_MAX and data.startswith(b"\xff\xd8"):
+        raise ImageBrokenError("The picture is built in an unusual way: export it again as a plain JPEG or PNG.")
+    with _DECODERS, _open(data) as image:
         kind = str(image.format)
         width, height = image.size
         if width * height > pixels_max:
@@ -78,9 +97,8 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
         try:
             if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
-            upright = ImageOps.exif_transpose(image)
-            rgb = _to_rgb(upright)
-        except ImageAnimatedError:
+            rgb = _to_rgb(_upright(image))
+        except ImageRefusedError:
             raise
         except Exception as error:
             # Pillow's decoders raise a dozen different types for damaged data (OSError, SyntaxError,
@@ -115,8 +133,22 @@ def _open(data: bytes) -> Image.Image:
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as it is meant to be seen. Only the orientation is read: other EXIF fields may be damaged."""
+    try:
+        turn = _TURNS.get(int(image.getexif().get(_ORIENTATION) or 1))
+    except Exception:
+        # A damaged EXIF block says nothing about the pixels.
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode in ("I", "F"):
+        raise ImageUnsupportedError(
+            "The pixels have 32 bits, of which nobody says what is black and what is white: export it with 8 or 16."
+        )
+    if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit grey at 255 and turn the picture white.
         grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -22,6 +22,9 @@ from core.errors import WeightsRefusedError
 
 # Ultralytics would run pip at whatever moment it misses an optional package; it reads this when imported.
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+# A checkpoint of allowed classes alone can still carry a configuration that Ultralytics hands to `eval` while it
+# rebuilds the network. With this, torch loads tensors and state only (docs/adr/0009). Not a default: always.
+os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
 
 # What a YOLO checkpoint may name: network classes, and plain containers. A dotted name such as
 # `ultralytics.nn.tasks.os.system` does not match: the last part must be a class right in the module.

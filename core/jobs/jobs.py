@@ -172,6 +172,9 @@ def end_image(
     model_ms: int | None = None,
 ) -> bool:
     """Give an open image its final outcome; False when it had one already. Finishes the job with its last."""
+    # The job first: of two last images that end at once, the second must see the first (PostgreSQL).
+    own_job = select(JobImage.job_id).where(JobImage.id == image_id).scalar_subquery()
+    session.execute(select(Job.id).where(Job.id == own_job).with_for_update())
     row = session.execute(
         update(JobImage)
         .where(col(JobImage.id) == image_id, col(JobImage.status).in_(OPEN_IMAGE))

@@ -26,6 +26,8 @@ from core.ledger.tables import Account, Entry, Hold
 
 HOUSE_REVENUE = "house:revenue"
 SYSTEM = "system"
+# A statement takes at most 65,535 parameters on PostgreSQL.
+HOLDS_PER_STATEMENT_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +200,12 @@ def has_due_holds(session: Session, now: datetime) -> bool:
 
 def renew_holds(session: Session, hold_ids: Sequence[str], *, lease_s: int) -> None:
     """Extend the leases of holds that are still held; ended ones are left alone."""
-    if hold_ids:
+    expires_at = utcnow() + timedelta(seconds=lease_s)
+    for start in range(0, len(hold_ids), HOLDS_PER_STATEMENT_MAX):
         session.execute(
             update(Hold)
-            .where(col(Hold.id).in_(hold_ids), col(Hold.status) == "held")
-            .values(expires_at=utcnow() + timedelta(seconds=lease_s))
+            .where(col(Hold.id).in_(hold_ids[start : start + HOLDS_PER_STATEMENT_MAX]), col(Hold.status) == "held")
+            .values(expires_at=expires_at)
         )
 
 

@@ -25,7 +25,7 @@ from core.errors import (
 )
 from core.geometry import IMG_SIZES_PX
 from core.identity.tables import User
-from core.inference.images import decode_image
+from core.inference.images import decode_image, encode_jpeg
 from core.inference.pipeline import DetectParams
 from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
@@ -37,6 +37,7 @@ from core.pricing.book import current_prices
 from core.pricing.tables import Quote
 from core.services.application import Application
 
+THUMBNAIL_PX = 192
 FREE_PROCESSED = "processed"
 FREE_DUPLICATE = "duplicate"
 
@@ -85,8 +86,14 @@ def quote_lines(quote: Quote) -> list[QuoteLine]:
 
 def prepare_image(app: Application, name: str, data: bytes) -> PreparedImage:
     """Look at an upload. Raises a subclass of `ImageRefusedError` when it cannot be served."""
+    return preview_image(app, name, data)[0]
+
+
+def preview_image(app: Application, name: str, data: bytes) -> tuple[PreparedImage, bytes]:
+    """`prepare_image`, and a thumbnail as JPEG with a longer side of at most 192 pixels; decodes once."""
     image = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
-    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width)
+    thumbnail = encode_jpeg(image.pixels, longest_side_px=THUMBNAIL_PX)
+    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width), thumbnail
 
 
 def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str:

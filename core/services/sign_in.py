@@ -47,16 +47,15 @@ def sign_in(app: Application, email: str, password: str) -> str:
         email = users.normalise_email(email)
     except InvalidEmailError:
         raise BadCredentialsError("The address or the password is wrong.") from None
-    with app.db.read() as session:
-        users.require_few_attempts(session, email, attempts_max=app.settings.sign_in_attempts_max)
-        user = users.find_user(session, email)
-    try:
-        user = users.check_credentials(user, password)
-    except BadCredentialsError:
-        with app.db.write() as session:
-            users.record_attempt(session, email)
-        raise
     with app.db.write() as session:
+        # Counted before the password is checked: guesses made all at once count one by one.
+        one_at_a_time(session, f"sign_in {email}")
+        users.require_few_attempts(session, email, attempts_max=app.settings.sign_in_attempts_max)
+        attempt_id = users.record_attempt(session, email)
+        user = users.find_user(session, email)
+    user = users.check_credentials(user, password)
+    with app.db.write() as session:
+        users.forget_attempt(session, attempt_id)
         return sessions.issue_ticket(session, user.id)
 
 

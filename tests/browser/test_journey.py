@@ -331,7 +331,7 @@ def test_pages_fit_in_both_languages_and_themes(
     settle(page)
     fits(page)
     page.screenshot(path=artifacts / f"page-preview-{tag}.png")
-    page.locator(".st-key-run button").click()
+    page.locator("[class*=st-key-run_] button").click()
     expect(page.get_by_test_id("stImage").filter(has_text="bus.jpg")).to_be_visible(timeout=RUN_TIMEOUT_MS)
     settle(page)
     fits(page)
@@ -383,6 +383,70 @@ def test_uvicorn_serves_the_same_portal(browser: Browser, tmp_path: Path) -> Non
         sign_up(page, server.url, "uvicorn@example.com")
         assert balance(page) == "20.000"
         expect(page.get_by_role("heading", name="Detect")).to_be_visible()
+        context.close()
+    finally:
+        server.stop()
+
+
+def test_a_click_never_buys_another_price(browser: Browser, server: Server) -> None:
+    """Changing the size and clicking Run at once starts nothing at a price that was not on the button."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_up(page, server.url, "quick@example.com")
+    page.get_by_role("button", name="zidane.jpg").click()
+    settle(page)
+    expect(run_button(page)).to_have_text(re.compile(r"Run — 0\.600 tokens"), timeout=30_000)
+    stale = run_button(page).element_handle()
+    thumb = page.get_by_test_id("stSlider").first.get_by_role("slider")
+    thumb.focus()
+    for _step in range(3):
+        thumb.press("ArrowRight")
+    stale.evaluate("button => button.click()")
+    settle(page)
+    page.wait_for_timeout(2000)
+    assert Decimal(balance(page)) in {Decimal("20.000"), Decimal("19.400")}, "only what the button said may be taken"
+    context.close()
+
+
+def test_the_batch_is_still_there_after_another_page(browser: Browser, server: Server) -> None:
+    """Leaving for Top up and coming back loses no picture; the batch can be cleared."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_up(page, server.url, "returns@example.com")
+    upload(page, ASSETS / "bus.jpg", ASSETS / "zidane.jpg")
+    expect(run_button(page)).to_have_text(re.compile(r"Run — 1\.350 tokens"), timeout=30_000)
+    page.get_by_role("link", name="Top up").click()
+    expect(page.get_by_role("heading", name="Top up")).to_be_visible(timeout=30_000)
+    page.get_by_role("link", name="Detect").click()
+    expect(run_button(page)).to_have_text(re.compile(r"Run — 1\.350 tokens"), timeout=30_000)
+    page.get_by_role("button", name="Clear these pictures").click()
+    expect(run_button(page)).to_have_count(0, timeout=30_000)
+    context.close()
+
+
+def test_withdrawing_hits_the_voucher_that_was_selected(browser: Browser, tmp_path: Path) -> None:
+    """A selection does not slip to another voucher when a new one is made above it."""
+    server = Server(tmp_path, free_port())
+    server.start()
+    try:
+        context = new_context(browser)
+        page = context.new_page()
+        sign_up(page, server.url, "operator@example.com")
+        page.get_by_role("link", name="Admin").click()
+        for tokens in ("11", "22"):
+            page.get_by_label("Tokens each").fill(tokens)
+            page.get_by_role("button", name="Make vouchers").click()
+            expect(page.get_by_text("1 voucher made.")).to_be_visible(timeout=30_000)
+            settle(page)
+        table = page.get_by_test_id("stDataFrame").first
+        box = table.bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + 16, box["y"] + 52)
+        expect(page.get_by_role("button", name="Withdraw 1 voucher")).to_be_visible(timeout=30_000)
+        page.get_by_label("Tokens each").fill("33")
+        page.get_by_role("button", name="Make vouchers").click()
+        settle(page)
+        expect(page.get_by_role("button", name="Withdraw 1 voucher")).to_have_count(0, timeout=30_000)
         context.close()
     finally:
         server.stop()

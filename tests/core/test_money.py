@@ -56,3 +56,10 @@ def test_to_currency() -> None:
     """1,000 tokens at 0.01 are 10.00, and half a cent goes up."""
     assert money.to_currency(1_000_000, Decimal("0.01")) == Decimal("10.00")
     assert money.to_currency(500, Decimal("0.01")) == Decimal("0.01")
+
+
+@pytest.mark.parametrize("text", ["1,5", ",,1", "1_000", "1e3", "١٢", "1,0000", "1 000"])
+def test_ambiguous_numbers_are_refused(text: str) -> None:
+    """A comma that could be a decimal one, and other spellings that a person may mean differently, are no amount."""
+    with pytest.raises(ValueError, match=r"."):
+        money.parse_tokens(text)

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from core import errors
 from core.config import SESSION_COOKIE
 from core.errors import VisionMeterError
 from core.services import sign_in
 from core.services.application import Application, set_current
+from gateway.guard import PortalGuard
 from gateway.main import HTTP_STATUS, create_api, problem_response
 from gateway.session import BODY_BYTES_MAX, session_routes
 from tests.conftest import MODEL, PASSWORD, OpenApp
@@ -226,3 +230,48 @@ def test_problem_document() -> None:
     assert body["type"] == "urn:visionmeter:insufficient_tokens"
     assert (body["required_mt"], body["available_mt"], body["missing_mt"]) == (1500, 200, 1300)
     assert "1.300" in body["title"]
+
+
+@pytest.mark.parametrize("body", ['{"ticket":"\\ud800"}', "[" * 4000, "7", "null"])
+def test_malformed_sign_ins_are_bad_requests(client: TestClient, body: str) -> None:
+    """Whatever is posted as a ticket, the answer is a 400 and not an error of ours."""
+    answer = client.post("/session", headers={"Origin": ORIGIN}, content=body)
+    assert answer.status_code == 400
+
+
+def test_malformed_origin_is_refused(client: TestClient) -> None:
+    """An Origin that is no URL is another origin."""
+    assert client.post("/session", headers={"Origin": "http://[x"}, content="{}").status_code == 403
+
+
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).accept()
+        return
+    await PlainTextResponse("passed on")(scope, receive, send)
+
+
+def test_uploads_need_a_session(client: TestClient, ticket: str) -> None:
+    """A file from somebody who is not signed in never reaches Streamlit; a signed-in user's does."""
+    guarded = TestClient(PortalGuard(_echo), base_url=ORIGIN)
+    assert guarded.put("/_stcore/upload_file/s/f", content=b"x").status_code == 401
+    assert guarded.put("/base/_stcore/upload_file/s/f", content=b"x").status_code == 401
+    assert guarded.get("/").text == "passed on"
+    token = client.post("/session", headers={"Origin": ORIGIN}, content=json.dumps({"ticket": ticket})).cookies[
+        SESSION_COOKIE
+    ]
+    guarded.cookies.set(SESSION_COOKIE, token)
+    assert guarded.put("/_stcore/upload_file/s/f", content=b"x").text == "passed on"
+
+
+def test_websockets_come_from_our_own_pages() -> None:
+    """Another port of this host shares our cookies, and still opens no websocket."""
+    guarded = TestClient(PortalGuard(_echo), base_url=ORIGIN)
+    with guarded.websocket_connect("/_stcore/stream", headers={"Origin": ORIGIN}):
+        pass
+    for origin in ("http://testserver:9999", "http://evil.example", "null"):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            guarded.websocket_connect("/_stcore/stream", headers={"Origin": origin}),
+        ):
+            pass

@@ -237,3 +237,24 @@ def test_damaged_files_never_raise_anything_else(photo: Image.Image, kind: str) 
         else:
             assert image.pixels.size <= 3 * 2_000_000
     assert refused > 30
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_at_once() -> None:
+    """A progressive JPEG whose last scan is repeated costs a pass over all pixels each time: it is refused."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    plain = decode_image(data, bytes_max=10**7, pixels_max=10**7)
+    assert (plain.height, plain.width) == (64, 64)
+    with pytest.raises(errors.ImageBrokenError):
+        decode_image(data[:-2] + last_scan * 1000 + data[-2:], bytes_max=10**7, pixels_max=10**7)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_known_range_are_refused(mode: str) -> None:
+    """32-bit TIFFs do not say what is black and what is white: better refused than charged for a black picture."""
+    buffer = io.BytesIO()
+    Image.new(mode, (40, 40), 200).save(buffer, "TIFF")
+    with pytest.raises(errors.ImageUnsupportedError):
+        decode_image(buffer.getvalue(), bytes_max=10**7, pixels_max=10**7)

@@ -175,3 +175,28 @@ def test_fetching_without_a_network_says_what_to_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ModelNotReadyError, match="switched off"):
         Registry(tmp_path).fetch("yolov8n")
+
+
+class Rebuilt:
+    """An allowed class with a configuration that Ultralytics would hand to `eval`."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        from ultralytics.nn.tasks import DetectionModel
+
+        command = f"__import__('os').system('touch {self.marker}')"
+        configuration = {"nc": 1, "activation": command, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": []}
+        return DetectionModel, (configuration,)
+
+
+def test_a_configuration_that_would_be_evaluated_is_not(tmp_path: Path) -> None:
+    """A checkpoint of allowed classes alone, whose configuration holds a command, runs nothing when loaded."""
+    marker, path = tmp_path / "marker", tmp_path / "rebuilt.pt"
+    torch.save({"model": Rebuilt(marker), "train_args": {}}, path)
+    with pytest.raises(Exception, match=r"."):  # torch and Ultralytics each have their own way to refuse
+        load_network(path, hash_file(path), CPU)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "control: an ordinary load does run it"
