@@ -82,7 +82,11 @@ def load_network(path: Path, expected_sha256: str, device: torch.device) -> tupl
     inspect_weights(path)
     from ultralytics.models import YOLO
 
-    yolo = YOLO(str(path), task="detect")
+    try:
+        yolo = YOLO(str(path), task="detect")
+    except Exception as error:
+        # Ultralytics and torch refuse in many types; each means that this is not a network to run.
+        raise WeightsRefusedError(f"{path.name} does not load as a detection model: it was not used.") from error
     model = cast(Any, yolo.model)  # typed as a name or nothing; after loading a file it is its network
     network: torch.nn.Module = model.float().fuse(verbose=False).eval().to(device)
     for parameter in network.parameters():
