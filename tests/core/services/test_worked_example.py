@@ -1,4 +1,4 @@
-"""The worked example of issue 2, with the balance asserted at every step."""
+"""The worked example, from signing up to a restart, with the balance asserted at every step."""
 
 from __future__ import annotations
 
