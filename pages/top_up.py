@@ -87,9 +87,9 @@ else:
     )
     if view != "all":
         table = table.drop(columns=[_("Held after")])
+    gain, loss = ("#57C99A", "#F08A80") if st.context.theme.type == "dark" else ("#0B7A4B", "#C0392B")
     colours = [
-        "color: #0B7A4B" if entry.posted_change_mt > 0 else "color: #C0392B" if entry.posted_change_mt < 0 else ""
-        for entry in entries
+        f"color: {gain if entry.posted_change_mt > 0 else loss}" if entry.posted_change_mt else "" for entry in entries
     ]
     event = st.dataframe(
         table.style.apply(lambda _column: colours, subset=[_("Tokens")]) if len(entries) <= 2000 else table,
