@@ -36,15 +36,15 @@ def collect(uploads: list, samples: list[str]) -> list[Candidate]:
     """
     cache: dict[str, Candidate] = st.session_state.setdefault("candidates", {})
     if st.session_state.get("page_arrived") and not uploads and not samples and cache:
-        st.session_state["restored"] = [(candidate.name, candidate.read()) for candidate in cache.values()]
+        restore([(candidate.name, candidate.read()) for candidate in cache.values()])
         st.session_state["page_arrived"] = False
     wanted: dict[str, tuple[str, Callable[[], bytes]]] = {}
     for upload in uploads:
         wanted[upload.file_id] = (upload.name, upload.getvalue)
     for name in samples:
         wanted[f"sample {name}"] = (name, (ASSETS / name).read_bytes)
-    for name, data in st.session_state.get("restored", []):
-        wanted[f"restored {hash_bytes(data)} {name}"] = (name, lambda data=data: data)
+    for key, (name, data) in st.session_state.get("restored", {}).items():
+        wanted[key] = (name, lambda data=data: data)
     new = [key for key in wanted if key not in cache]
     progress = st.progress(0.0, text=_("Looking at the pictures …")) if len(new) > SILENT_MAX else None
     for index, key in enumerate(new):
@@ -66,8 +66,8 @@ def _look(name: str, read: Callable[[], bytes]) -> Candidate:
 
 
 def restore(pictures: list[tuple[str, bytes]]) -> None:
-    """Put pictures into the batch that did not come through the uploader."""
-    st.session_state["restored"] = pictures
+    """Put pictures into the batch that did not come through the uploader. Hashed once, here, not at every rerun."""
+    st.session_state["restored"] = {f"restored {hash_bytes(data)} {name}": (name, data) for name, data in pictures}
 
 
 def has_restored() -> bool:

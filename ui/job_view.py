@@ -169,7 +169,7 @@ def _show_results(job_id: str) -> None:
     pages = -(-len(done) // PER_PAGE)
     number = 1
     if pages > 1:
-        number = st.pagination(pages, key=f"page_{job_id}") if hasattr(st, "pagination") else 1
+        number = st.pagination(pages, key=f"page_{job_id}")
     # A single picture would fill the whole screen: it gets three fifths.
     columns = st.columns(2) if len(done) > 1 else st.columns([3, 2])[:1]
     for index, image in enumerate(done[(number - 1) * PER_PAGE : number * PER_PAGE]):

@@ -25,7 +25,7 @@ from ui.navigation import go_to
 from ui.session import require_user
 
 LINES_SHOWN = 12
-REQUOTE_BEFORE_S = 60
+REQUOTE_BEFORE_S = 30
 
 
 def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None:
@@ -67,7 +67,7 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
         st.session_state.get("jobs_seen", 0),
     )
     quote: Quote | None = st.session_state.get("quote")
-    fresh = quote is not None and (quote.expires_at - utcnow()).total_seconds() > REQUOTE_BEFORE_S / 2
+    fresh = quote is not None and (quote.expires_at - utcnow()).total_seconds() > REQUOTE_BEFORE_S
     if quote is None or not fresh or st.session_state.get("quote_signature") != signature:
         if quote is not None and st.session_state.get(f"run_{quote.id}"):
             # The click was meant for the price that was on the button; the new one must be looked at first.

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from ultralytics.utils import ASSETS
 
 from tests.browser.conftest import Server, balance, free_port, settle, sign_in, sign_up
+from tests.browser.pictures import distinct_jpegs
 
 pytestmark = pytest.mark.browser
 RUN_TIMEOUT_MS = 90_000
@@ -27,6 +28,15 @@ def upload(page: Page, *files: Path | dict[str, object]) -> None:
     """Put files into the uploader and wait for the preview."""
     page.locator("input[type=file]").first.set_input_files(list(files))
     settle(page)
+
+
+def upload_distinct(page: Page, count: int) -> None:
+    """Upload `count` pictures that differ from one another, each priced 0.750."""
+    pictures = distinct_jpegs((ASSETS / "bus.jpg").read_bytes(), count)
+    upload(
+        page,
+        *({"name": f"p{i}.jpg", "mimeType": "image/jpeg", "buffer": data} for i, data in enumerate(pictures)),
+    )
 
 
 def run_button(page: Page):
@@ -175,16 +185,7 @@ def test_short_balance_offers_a_top_up(browser: Browser, server: Server) -> None
     context = new_context(browser)
     page = context.new_page()
     sign_up(page, server.url, "short@example.com")
-    bus = (ASSETS / "bus.jpg").read_bytes()
-    from tests.browser.pictures import distinct_jpegs
-
-    upload(
-        page,
-        *(
-            {"name": f"p{i}.jpg", "mimeType": "image/jpeg", "buffer": data}
-            for i, data in enumerate(distinct_jpegs(bus, 28))
-        ),
-    )
+    upload_distinct(page, 28)
     button = page.get_by_role("button", name=re.compile("Top up .* to run"))
     expect(button).to_have_text(re.compile(r"Top up 1\.000 tokens to run"), timeout=60_000)
     button.click()
@@ -195,19 +196,10 @@ def test_short_balance_offers_a_top_up(browser: Browser, server: Server) -> None
 
 def test_run_goes_on_after_the_tab_is_closed(browser: Browser, server: Server) -> None:
     """A run started in a tab that is then closed is finished, charged once, and found again."""
-    from tests.browser.pictures import distinct_jpegs
-
     context = new_context(browser)
     page = context.new_page()
     sign_up(page, server.url, "closes@example.com")
-    bus = (ASSETS / "bus.jpg").read_bytes()
-    upload(
-        page,
-        *(
-            {"name": f"p{i}.jpg", "mimeType": "image/jpeg", "buffer": data}
-            for i, data in enumerate(distinct_jpegs(bus, 12))
-        ),
-    )
+    upload_distinct(page, 12)
     expect(run_button(page)).to_have_text(re.compile(r"Run — 9\.000 tokens"), timeout=60_000)
     run_button(page).click()
     expect(page.get_by_text(re.compile(r"of 12 pictures")).first).to_be_visible(timeout=30_000)
