@@ -1,9 +1,9 @@
-"""The price book: versions of α, β(model) and the minimum, and the price of one image under a version."""
+"""The price book: versions of α, β(model), minimum and discounts, and the price of images under a version."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,20 +13,66 @@ from sqlmodel import Session, col, select
 from core.errors import NoRateError
 from core.geometry import NetworkInput, network_input
 from core.money import to_millitokens
-from core.pricing.formula import calculate_tokens
-from core.pricing.tables import PriceBook, Rate, Receipt
+from core.pricing.discounts import (
+    BatchDiscount,
+    NextTier,
+    check_discounts,
+    find_next_tier,
+    price_charged,
+    read_discounts,
+    write_discounts,
+)
+from core.pricing.formula import NO_DISCOUNT, calculate_tokens, charge_tokens, exact_tokens
+from core.pricing.tables import PriceBook, Quote, Rate, Receipt
 
 DEFAULT_BOOK = Path(__file__).with_name("price_book.json")
 
 
 @dataclass(frozen=True, slots=True)
+class LinePrice:
+    """The price of one image of a batch, in milli-tokens.
+
+    `list_mt` is its price without discount. `amount_mt` is what it costs in this batch: 0 when it is not charged,
+    otherwise its discounted price plus `floor_mt`, its share of the batch's floor (`core.pricing.discounts`).
+    """
+
+    shape: NetworkInput
+    list_mt: int
+    amount_mt: int
+    floor_mt: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPrice:
+    """The price of a batch, in milli-tokens; `lines` has one line an image, in the order they were given.
+
+    `list_mt` is what the charged images would cost without discount, `next_tier` what the batch lacks for the next
+    one.
+    """
+
+    lines: tuple[LinePrice, ...]
+    total_mt: int
+    list_mt: int
+    discount_percent: Decimal
+    images_charged: int
+    next_tier: NextTier | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
-    """One version of the price book in memory. `betas` maps a model's name to its β."""
+    """One version of the price book in memory. `betas` maps a model's name to its β.
+
+    Raises `ConfigError` for tiers of discounts that do not rise.
+    """
 
     version: str
     alpha: Decimal
     minimum: Decimal
     betas: Mapping[str, Decimal]
+    discounts: tuple[BatchDiscount, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_discounts(self.discounts)
 
     def beta(self, model: str) -> Decimal:
         """β of a model; `NoRateError` when the book has none."""
@@ -45,15 +91,48 @@ class Prices:
         )
         return shape, to_millitokens(tokens)
 
+    def price_batch(
+        self, shapes: Sequence[tuple[int, int]], img_size: int, model: str, *, charged: Sequence[bool]
+    ) -> BatchPrice:
+        """The price of a batch: `shapes` are the images as `(height, width)` in pixels.
+
+        Where `charged` is False the image costs nothing and does not count for the discount. Raises `NoRateError`
+        for a model without a rate, and `ValueError` for a shape without pixels or lists of unequal length.
+        """
+        beta = self.beta(model)
+        inputs = [network_input(height, width, img_size) for height, width in shapes]
+        exact = [exact_tokens(shape.height, shape.width, alpha=self.alpha, beta=beta) for shape in inputs]
+        paid = price_charged(
+            [tokens for tokens, pays in zip(exact, charged, strict=True) if pays], self.discounts, minimum=self.minimum
+        )
+        prices_mt = iter(zip(paid.units_mt, paid.floors_mt, strict=True))
+        lines = []
+        for shape, tokens, pays in zip(inputs, exact, charged, strict=True):
+            list_mt = to_millitokens(charge_tokens(tokens, discount_percent=NO_DISCOUNT, minimum=self.minimum))
+            unit_mt, floor_mt = next(prices_mt) if pays else (0, 0)
+            lines.append(LinePrice(shape, list_mt, unit_mt + floor_mt, floor_mt))
+        return BatchPrice(
+            lines=tuple(lines),
+            total_mt=sum(line.amount_mt for line in lines),
+            list_mt=sum(line.list_mt for line, pays in zip(lines, charged, strict=True) if pays),
+            discount_percent=paid.discount_percent,
+            images_charged=len(paid.units_mt),
+            next_tier=find_next_tier(len(paid.units_mt), self.discounts),
+        )
+
 
 def read_book(path: Path = DEFAULT_BOOK) -> Prices:
-    """A price book from its JSON file; numbers are strings there, so that none passes through a float."""
+    """A price book from its JSON file; numbers are strings there, so that none passes through a float.
+
+    Raises `ConfigError` when its discounts are not tiers that rise.
+    """
     data = json.loads(path.read_text(encoding="utf-8"))
     return Prices(
         version=data["version"],
         alpha=Decimal(data["alpha"]),
         minimum=Decimal(data["minimum"]),
         betas={model: Decimal(beta) for model, beta in data["rates"].items()},
+        discounts=read_discounts(data.get("batch_discounts", [])),
     )
 
 
@@ -61,7 +140,15 @@ def adopt_book(session: Session, prices: Prices, *, note: str = "") -> None:
     """Store a version; a version that is there already stays as it is."""
     if session.get(PriceBook, prices.version) is not None:
         return
-    session.add(PriceBook(version=prices.version, alpha=prices.alpha, minimum=prices.minimum, note=note))
+    session.add(
+        PriceBook(
+            version=prices.version,
+            alpha=prices.alpha,
+            minimum=prices.minimum,
+            batch_discounts=write_discounts(prices.discounts),
+            note=note,
+        )
+    )
     session.flush()
     for model, beta in prices.betas.items():
         session.add(Rate(price_version=prices.version, model=model, beta=beta))
@@ -73,22 +160,67 @@ def current_prices(session: Session) -> Prices:
     book = session.exec(
         select(PriceBook).order_by(col(PriceBook.created_at).desc(), col(PriceBook.version).desc()).limit(1)
     ).one()
-    rates = session.exec(select(Rate).where(Rate.price_version == book.version)).all()
-    return Prices(book.version, book.alpha, book.minimum, {rate.model: rate.beta for rate in rates})
+    return _load_prices(session, book)
+
+
+def get_prices(session: Session, version: str) -> Prices:
+    """A stored version, in force or not; `sqlalchemy.exc.NoResultFound` when there is none of that name."""
+    return _load_prices(session, session.get_one(PriceBook, version))
 
 
 def recompute_receipt(receipt: Receipt) -> int:
     """The price of a receipt computed afresh from the numbers on it, in milli-tokens.
 
-    Only the image's own height and width, `img_size`, α, β and the minimum are used, so a network input or an
-    amount that was tampered with shows.
+    Only the image's own height and width, `img_size`, α, β, the minimum, the discount's percent and the share of the
+    batch's floor are used, so a network input or an amount that was tampered with shows. Whether the percent and
+    the share are right follows from the whole batch: `quote_agrees`.
     """
     shape = network_input(receipt.image_height, receipt.image_width, receipt.img_size)
-    return to_millitokens(
-        calculate_tokens(shape.height, shape.width, alpha=receipt.alpha, beta=receipt.beta, minimum=receipt.minimum)
+    tokens = calculate_tokens(
+        shape.height,
+        shape.width,
+        alpha=receipt.alpha,
+        beta=receipt.beta,
+        minimum=receipt.minimum,
+        discount_percent=receipt.discount_percent,
+    )
+    return to_millitokens(tokens) + receipt.floor_mt
+
+
+def recompute_quote(prices: Prices, quote: Quote) -> BatchPrice:
+    """The price of a quote computed afresh from its images' sides and which of them are free.
+
+    `prices` is the version that the quote names.
+    """
+    return prices.price_batch(
+        [(line["height"], line["width"]) for line in quote.lines],
+        quote.img_size,
+        quote.model,
+        charged=[line["free_reason"] is None for line in quote.lines],
+    )
+
+
+def quote_agrees(prices: Prices, quote: Quote) -> bool:
+    """Whether every amount of a stored quote, line by line, equals its recomputation under `prices`."""
+    batch = recompute_quote(prices, quote)
+    stored = [(line["list_mt"], line["amount_mt"], line.get("floor_mt", 0)) for line in quote.lines]
+    return stored == [(line.list_mt, line.amount_mt, line.floor_mt) for line in batch.lines] and (
+        (quote.total_mt, quote.list_mt, quote.discount_percent)
+        == (batch.total_mt, batch.list_mt, batch.discount_percent)
     )
 
 
 def find_receipt(session: Session, account_id: str, hold_id: str) -> Receipt | None:
     """The receipt of a hold, if it is this account's."""
     return session.exec(select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)).first()
+
+
+def _load_prices(session: Session, book: PriceBook) -> Prices:
+    rates = session.exec(select(Rate).where(Rate.price_version == book.version)).all()
+    return Prices(
+        book.version,
+        book.alpha,
+        book.minimum,
+        {rate.model: rate.beta for rate in rates},
+        read_discounts(book.batch_discounts),
+    )

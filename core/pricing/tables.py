@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Index
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import DecimalText, UTCDateTime, new_id, utcnow
+from core.pricing.formula import NO_DISCOUNT
 
 
 class PriceBook(SQLModel, table=True):
@@ -20,6 +21,8 @@ class PriceBook(SQLModel, table=True):
     version: str = Field(primary_key=True)
     alpha: Decimal = Field(sa_type=DecimalText)
     minimum: Decimal = Field(sa_type=DecimalText)
+    # `[{"images_min": 10, "percent": "5"}, …]`; percents are text, so that none becomes a float.
+    batch_discounts: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     note: str = ""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
 
@@ -32,11 +35,20 @@ class Rate(SQLModel, table=True):
     beta: Decimal = Field(sa_type=DecimalText)
 
 
+def _same_as_total(context: Any) -> int:
+    amount_mt: int = context.get_current_parameters()["total_mt"]
+    return amount_mt
+
+
 class Quote(SQLModel, table=True):
-    """An exact, binding, expiring price for a batch; `lines` has one dictionary an image."""
+    """An exact, binding, expiring price for a batch; `lines` has one dictionary an image.
+
+    `list_mt` is what the charged images would cost without the batch's discount of `discount_percent`.
+    """
 
     __table_args__ = (
         CheckConstraint("total_mt >= 0", name="quote_total_not_negative"),
+        CheckConstraint("list_mt >= total_mt", name="quote_list_covers_total"),
         Index("ix_quote_account", "account_id", "created_at"),
     )
 
@@ -47,15 +59,26 @@ class Quote(SQLModel, table=True):
     model_version: str
     img_size: int
     total_mt: int = Field(sa_type=BigInteger)
+    list_mt: int = Field(sa_column=Column(BigInteger, nullable=False, default=_same_as_total))
+    discount_percent: Decimal = Field(default=NO_DISCOUNT, sa_type=DecimalText)
     lines: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     expires_at: datetime = Field(sa_type=UTCDateTime)
 
 
 class Receipt(SQLModel, table=True):
-    """The recomputable story of one charge (one captured hold)."""
+    """The recomputable story of one charge (one captured hold).
 
-    __table_args__ = (Index("ix_receipt_account", "account_id", "created_at"),)
+    `amount_mt` is the price less `discount_percent`, which `batch_images` charged images gave, plus `floor_mt`, this
+    image's share of what keeps a larger batch from costing less than a smaller one. `entry_seq` is the number of
+    the ledger's entry that took it.
+    """
+
+    __table_args__ = (
+        CheckConstraint("floor_mt >= 0", name="receipt_floor_not_negative"),
+        CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
+        Index("ix_receipt_account", "account_id", "created_at"),
+    )
 
     id: str = Field(default_factory=lambda: new_id("rcpt"), primary_key=True)
     account_id: str = Field(foreign_key="account.id")
@@ -74,5 +97,9 @@ class Receipt(SQLModel, table=True):
     alpha: Decimal = Field(sa_type=DecimalText)
     beta: Decimal = Field(sa_type=DecimalText)
     minimum: Decimal = Field(sa_type=DecimalText)
+    discount_percent: Decimal = Field(default=NO_DISCOUNT, sa_type=DecimalText)
+    floor_mt: int = Field(default=0, sa_type=BigInteger)
+    batch_images: int = 1
+    entry_seq: int | None = Field(default=None, sa_type=BigInteger)
     amount_mt: int = Field(sa_type=BigInteger)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
