@@ -7,6 +7,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
         default=Decimal("0.01"), gt=0, description="Money for one token, in the currency's major unit."
     )
     quote_ttl_s: int = Field(default=900, ge=30, le=86_400, description="Seconds a quote binds.")
+    billing_time_zone: str = Field(
+        default="UTC",
+        description="Time zone of the days and months of spending caps and statements, such as Asia/Shanghai.",
+    )
     hold_lease_s: int = Field(
         default=30, ge=5, le=3600, description="Seconds until a hold nobody renews is given back."
     )
@@ -85,6 +90,20 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path if path.is_absolute() else (ROOT / path)
+
+    @field_validator("billing_time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is no time zone: give one such as UTC or Asia/Shanghai") from None
+        return name
+
+    @property
+    def billing_zone(self) -> ZoneInfo:
+        """The time zone of caps and statements."""
+        return ZoneInfo(self.billing_time_zone)
 
     @property
     def sqlalchemy_url(self) -> str:

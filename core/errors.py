@@ -53,6 +53,69 @@ class AccountNotActiveError(VisionMeterError):
     code = "account_not_active"
 
 
+class SpendingCapError(VisionMeterError):
+    """The spending cap of a day or a month leaves too little; nothing was held.
+
+    `period` is `day` or `month`, `scope` is `account` or `key`; amounts in milli-tokens.
+    """
+
+    code = "spending_cap"
+
+    def __init__(self, *, period: str, scope: str, cap_mt: int, spent_mt: int, required_mt: int) -> None:
+        left_mt = max(0, cap_mt - spent_mt)
+        super().__init__(
+            f"This needs {format_tokens(required_mt)} tokens, and the cap of {format_tokens(cap_mt)} a {period} leaves "
+            f"{format_tokens(left_mt)}: run fewer images, wait for the next {period}, or let the owner raise the cap.",
+            period=period,
+            scope=scope,
+            cap_mt=cap_mt,
+            spent_mt=spent_mt,
+            left_mt=left_mt,
+            required_mt=required_mt,
+        )
+
+
+class RefundTooLargeError(VisionMeterError):
+    """More was to be refunded than is left of a charge; nothing moved."""
+
+    code = "refund_too_large"
+
+    def __init__(self, *, amount_mt: int, refundable_mt: int) -> None:
+        super().__init__(
+            f"{format_tokens(amount_mt)} tokens are more than the {format_tokens(refundable_mt)} that are left of this "
+            "charge: refund at most that.",
+            amount_mt=amount_mt,
+            refundable_mt=refundable_mt,
+        )
+
+
+class ReasonMissingError(VisionMeterError):
+    """A correction without a reason; nothing moved."""
+
+    code = "reason_missing"
+
+
+class InvalidHeadError(VisionMeterError):
+    """A file that is no exported head of the ledger."""
+
+    code = "invalid_head"
+
+
+class QuoteGrewError(VisionMeterError):
+    """The quote expired and the same work costs more now; nothing was held. `quote_id` names the new quote."""
+
+    code = "quote_grew"
+
+    def __init__(self, *, quote_id: str, total_mt: int, previous_mt: int) -> None:
+        super().__init__(
+            f"The price went from {format_tokens(previous_mt)} to {format_tokens(total_mt)} tokens since the preview: "
+            "look at it and run the new quote if you agree.",
+            quote_id=quote_id,
+            total_mt=total_mt,
+            previous_mt=previous_mt,
+        )
+
+
 class ChargeKeyTakenError(VisionMeterError):
     """The same work is already held or captured for this account; `status` says which."""
 
@@ -266,6 +329,17 @@ class NotAllowedError(VisionMeterError):
     """The user's role does not permit this."""
 
     code = "not_allowed"
+
+
+class RoleNeededError(VisionMeterError):
+    """The user's role in his account does not permit this."""
+
+    code = "role_needed"
+
+    def __init__(self, *, needed: str, role: str) -> None:
+        super().__init__(
+            f"This needs the role {needed} and you are a {role} of this account: ask an owner.", needed=needed, role=role
+        )
 
 
 class JobNotFoundError(VisionMeterError):

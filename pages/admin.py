@@ -10,7 +10,7 @@ from core.errors import VisionMeterError
 from core.inference.registry import ModelState
 from core.money import format_tokens, parse_tokens
 from core.payments.tables import Voucher
-from core.services import account_view, admin, top_up
+from core.services import account_view, admin, audit, top_up
 from core.services.application import current
 from ui.format import local_time, time_zone, tokens
 from ui.i18n import _, ngettext
@@ -177,7 +177,7 @@ def show_ledger() -> None:
     right.metric(_("Price list"), prices.version)
     st.caption(_("Replays every entry of every account and checks that all accounts, ours included, sum to zero."))
     if st.button(_("Check the ledger"), icon=":material/verified:", type="primary"):
-        check = admin.check_ledger(app, require_operator())
+        check = audit.check_ledger(app, require_operator())
         if check.ok:
             st.success(
                 _("{accounts} accounts and {entries} entries agree; the sum is {sum}.").format(
@@ -185,7 +185,8 @@ def show_ledger() -> None:
                 )
             )
         else:
-            st.error(_("The ledger disagrees: {problem}").format(problem="; ".join(check.problems[:5])))
+            problems = "; ".join(problem.message for problem in check.problems[:5])
+            st.error(_("The ledger disagrees: {problem}").format(problem=problems))
 
 
 st.title(_("Admin"))

@@ -8,7 +8,7 @@ import streamlit as st
 from core.errors import VisionMeterError
 from core.ledger.tables import Entry
 from core.money import format_tokens
-from core.services import account_view, top_up
+from core.services import account_view, audit, top_up
 from core.services.application import current
 from ui.format import local_time, money, show_amount, tokens, tokens_and_money
 from ui.i18n import _
@@ -113,7 +113,7 @@ else:
             on_click="ignore",
         )
         if st.button(_("Verify my balance"), icon=":material/verified:"):
-            check = account_view.verify_balance(app, user)
+            check = audit.verify_balance(app, user)
             if check.ok:
                 st.success(
                     _("All {count} entries replayed: they give exactly {balance}.").format(
@@ -123,6 +123,6 @@ else:
             else:
                 st.error(
                     _("The entries do not give this balance. Tell the operator: {problem}").format(
-                        problem="; ".join(check.problems)
+                        problem="; ".join(problem.message for problem in check.problems)
                     )
                 )

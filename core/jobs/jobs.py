@@ -225,6 +225,12 @@ def lapsed_jobs(session: Session, now: datetime) -> Sequence[Job]:
     return session.exec(select(Job).where(col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)).all()
 
 
+def is_lapsed(session: Session, job_id: str, now: datetime) -> bool:
+    """Whether a job is still unfinished and its lease still over."""
+    lapsed = select(Job.id).where(Job.id == job_id, col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)
+    return session.exec(lapsed).first() is not None
+
+
 def _can_start() -> ColumnElement[bool]:
     """An image without a hold of its own waits until the one that pays for the same work has ended."""
     paying, paying_job = aliased(JobImage), aliased(Job)

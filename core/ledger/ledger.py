@@ -1,20 +1,23 @@
 """Moving tokens: top up, hold, capture, release, expire. Every function runs in the caller's transaction.
 
 A move is one conditional `UPDATE … RETURNING` on the account (or on the hold first, when a hold ends), and
-one entry. Nothing is read and then written: the condition is in the statement, so no interleaving of
-transactions can pass it twice. States of a hold: held → captured | released | expired, all final.
+one entry (`core.ledger.posting`). The condition is in the statement, so no interleaving of transactions can pass
+it twice. States of a hold: held → captured | released | expired, all final.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Update, bindparam, text, update
+from sqlalchemy import select as sa_select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from core.db import insert_if_absent, utcnow
+from core.db import UTCDateTime, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -22,10 +25,23 @@ from core.errors import (
     InsufficientTokensError,
     InvalidAmountError,
 )
-from core.ledger.tables import Account, Entry, Hold
+from core.ledger.posting import (
+    Move,
+    lock_account,
+    post,
+    post_hold,
+    require_amount,
+    reserved,
+    run,
+    settled,
+    table_of,
+)
+from core.ledger.tables import ENTRY_NOT_USAGE, Account, Entry, Hold
 
 HOUSE_REVENUE = "house:revenue"
 SYSTEM = "system"
+# Kinds of entries that every image makes; all others are rare.
+USAGE_KINDS = frozenset({"hold", "capture", "release", "expire"})
 # A statement takes at most 65,535 parameters on PostgreSQL.
 HOLDS_PER_STATEMENT_MAX = 1000
 
@@ -70,21 +86,9 @@ def post_top_up(
     at: datetime | None = None,
 ) -> Entry:
     """Credit tokens from a house account such as `house:vouchers`. `at` dates demo entries back."""
-    _require_positive(amount_mt)
-    return _move(
-        session,
-        account_id,
-        kind="top_up",
-        debit=source,
-        credit=_settled(account_id),
-        amount_mt=amount_mt,
-        posted_change_mt=amount_mt,
-        held_change_mt=0,
-        hold_id=None,
-        actor=actor,
-        memo=memo,
-        at=at,
-    )
+    require_amount(amount_mt)
+    move = Move("top_up", source, settled(account_id), amount_mt, actor, memo, posted_change_mt=amount_mt, at=at)
+    return post(session, account_id, move)
 
 
 def place_hold(
@@ -97,15 +101,17 @@ def place_hold(
     actor: str,
     memo: str = "",
     at: datetime | None = None,
+    spend_day: date | None = None,
+    budget_id: str | None = None,
 ) -> Hold:
-    """Reserve an amount for `lease_s` seconds.
+    """Reserve an amount for `lease_s` seconds. It counts in the caps of `spend_day`, the day in UTC by default.
 
     Raises `ChargeKeyTakenError` when the same work is held or captured already (nothing was changed, the
-    transaction can go on), and `InsufficientTokensError` when the available balance is short (the caller's
-    transaction must be rolled back, as the hold is in it).
+    transaction can go on), and `AccountNotActiveError`, `InsufficientTokensError` or `SpendingCapError` when the
+    account may not spend this (the caller's transaction must be rolled back, as the hold is in it).
     """
-    _require_positive(amount_mt)
-    _lock_account(session, account_id)
+    require_amount(amount_mt)
+    lock_account(session, account_id)
     now = at or utcnow()
     hold = Hold(
         account_id=account_id,
@@ -113,23 +119,26 @@ def place_hold(
         charge_key=charge_key,
         expires_at=now + timedelta(seconds=lease_s),
         created_at=now,
+        spend_day=spend_day or now.astimezone(UTC).date(),
+        budget_id=budget_id,
     )
-    if insert_if_absent(session, Hold, hold.model_dump(), returning="id") is None:
+    if run(session, _INSERT_HOLD[session.get_bind().dialect.name], hold.model_dump()) is None:
         raise ChargeKeyTakenError("The same work is already being done or was done.", charge_key=charge_key)
-    _move(
-        session,
-        account_id,
-        kind="hold",
-        debit=_settled(account_id),
-        credit=_reserved(account_id),
-        amount_mt=amount_mt,
-        posted_change_mt=0,
+    move = Move(
+        "hold",
+        settled(account_id),
+        reserved(account_id),
+        amount_mt,
+        actor,
+        memo,
         held_change_mt=amount_mt,
         hold_id=hold.id,
-        actor=actor,
-        memo=memo,
+        spend_day=hold.spend_day,
+        spend_change_mt=amount_mt,
+        budget_id=budget_id,
         at=at,
     )
+    post_hold(session, account_id, move)
     return hold
 
 
@@ -140,62 +149,71 @@ def capture_hold(
 
     Raises `HoldEndedError` when the hold ended before, `InvalidAmountError` when more is asked than is held.
     """
-    _require_positive(amount_mt)
+    require_amount(amount_mt)
     _lock_account_of(session, hold_id)
-    row = session.execute(
-        update(Hold)
-        .where(col(Hold.id) == hold_id, col(Hold.status) == "held", col(Hold.amount_mt) >= amount_mt)
-        .values(status="captured", captured_mt=amount_mt, ended_at=at or utcnow())
-        .returning(col(Hold.account_id), col(Hold.amount_mt))
-    ).first()
+    row = run(session, _CAPTURE, {"b_hold": hold_id, "b_amount": amount_mt, "b_now": at or utcnow()})
     if row is None:
-        _explain_no_capture(session, hold_id, amount_mt)
-        raise AssertionError("unreachable")
-    account_id, held_mt = row
-    return _move(
-        session,
-        account_id,
-        kind="capture",
-        debit=_reserved(account_id),
-        credit=HOUSE_REVENUE,
-        amount_mt=amount_mt,
+        raise _explain_no_capture(session, hold_id, amount_mt)
+    account_id, held_mt, spend_day, budget_id = row
+    move = Move(
+        "capture",
+        reserved(account_id),
+        HOUSE_REVENUE,
+        amount_mt,
+        actor,
+        memo,
         posted_change_mt=-amount_mt,
         held_change_mt=-held_mt,
         hold_id=hold_id,
-        actor=actor,
-        memo=memo,
+        spend_day=spend_day,
+        spend_change_mt=amount_mt - held_mt,
+        budget_id=budget_id,
         at=at,
     )
+    return post(session, account_id, move)
 
 
 def release_hold(session: Session, hold_id: str, *, actor: str, memo: str = "", at: datetime | None = None) -> Entry:
     """Give all of it back. Raises `HoldEndedError` when the hold ended before."""
-    entry = _end_unpaid(session, hold_id, status="released", kind="release", actor=actor, memo=memo, at=at)
-    if entry is None:
+    _lock_account_of(session, hold_id)
+    row = run(session, _RELEASE, {"b_hold": hold_id, "b_now": at or utcnow()})
+    if row is None:
         raise HoldEndedError("This hold has ended already.", hold_id=hold_id)
-    return entry
+    return _give_back(session, hold_id, row, kind="release", actor=actor, memo=memo, at=at)
 
 
-def expire_holds(session: Session, *, now: datetime | None = None, limit: int = 500) -> list[Entry]:
-    """Give back every hold whose lease ran out, at most `limit`; safe to call from any number of nodes."""
+def due_accounts(session: Session, now: datetime) -> Sequence[str]:
+    """The accounts that have a hold whose lease ran out."""
+    return session.exec(
+        select(Hold.account_id)
+        .where(Hold.status == "held", col(Hold.expires_at) <= now)
+        .distinct()
+        .order_by(Hold.account_id)
+    ).all()
+
+
+def expire_holds(session: Session, account_id: str, *, now: datetime | None = None, limit: int = 500) -> list[Entry]:
+    """Give back the account's holds whose lease ran out, at most `limit`; safe to call from any number of nodes.
+
+    One account in a transaction: sweepers of several nodes then never wait for one another in a circle.
+    """
     now = now or utcnow()
+    lock_account(session, account_id)
     due = session.exec(
         select(Hold.id)
-        .where(Hold.status == "held", col(Hold.expires_at) <= now)
+        .where(Hold.account_id == account_id, Hold.status == "held", col(Hold.expires_at) <= now)
         .order_by(col(Hold.expires_at))
         .limit(limit)
     ).all()
-    entries = (
-        _end_unpaid(session, hold_id, status="expired", kind="expire", actor=SYSTEM, memo="lease ran out", due_by=now)
-        for hold_id in due
-    )
-    return [entry for entry in entries if entry is not None]
-
-
-def has_due_holds(session: Session, now: datetime) -> bool:
-    """Whether `expire_holds` would find anything."""
-    due = select(Hold.id).where(Hold.status == "held", col(Hold.expires_at) <= now).limit(1)
-    return session.exec(due).first() is not None
+    entries = []
+    for hold_id in due:
+        # The lease is looked at again: the runner may have renewed it since the hold was listed.
+        row = run(session, _EXPIRE, {"b_hold": hold_id, "b_now": utcnow(), "b_due": now})
+        if row is not None:
+            entries.append(
+                _give_back(session, hold_id, row, kind="expire", actor=SYSTEM, memo="lease ran out", at=None)
+            )
+    return entries
 
 
 def renew_holds(session: Session, hold_ids: Sequence[str], *, lease_s: int) -> None:
@@ -216,149 +234,106 @@ def require_available(session: Session, account_id: str, amount_mt: int) -> None
         raise InsufficientTokensError(required_mt=amount_mt, available_mt=balance.available_mt)
 
 
-def list_entries(session: Session, account_id: str, *, limit: int = 10_000) -> Sequence[Entry]:
-    """An account's entries, newest first."""
-    return session.exec(
-        select(Entry).where(Entry.account_id == account_id).order_by(col(Entry.seq).desc()).limit(limit)
-    ).all()
+def find_taken_keys(session: Session, account_id: str, charge_keys: Collection[str]) -> set[str]:
+    """Which charge keys are held or captured now, so that the same work costs nothing more."""
+    taken: set[str] = set()
+    keys = list(charge_keys)
+    for start in range(0, len(keys), HOLDS_PER_STATEMENT_MAX):
+        taken.update(
+            session.exec(
+                select(Hold.charge_key).where(
+                    Hold.account_id == account_id,
+                    col(Hold.charge_key).in_(keys[start : start + HOLDS_PER_STATEMENT_MAX]),
+                    col(Hold.status).in_(("held", "captured")),
+                )
+            ).all()
+        )
+    return taken
 
 
-def _move(
+def list_entries(
     session: Session,
     account_id: str,
     *,
+    kinds: Collection[str] | None = None,
+    before_seq: int | None = None,
+    limit: int = 10_000,
+) -> Sequence[Entry]:
+    """An account's entries, newest first, of some kinds or of all; `before_seq` goes on where a page ended."""
+    query = select(Entry).where(Entry.account_id == account_id)
+    if kinds is not None:
+        query = query.where(col(Entry.kind).in_(kinds))
+        if not USAGE_KINDS & set(kinds):
+            # Said so that the partial index of the rare kinds is used.
+            query = query.where(text(ENTRY_NOT_USAGE))
+    if before_seq is not None:
+        query = query.where(col(Entry.seq) < before_seq)
+    return session.exec(query.order_by(col(Entry.seq).desc()).limit(limit)).all()
+
+
+def _give_back(
+    session: Session,
+    hold_id: str,
+    row: tuple[Any, ...],
+    *,
     kind: str,
-    debit: str,
-    credit: str,
-    amount_mt: int,
-    posted_change_mt: int,
-    held_change_mt: int,
-    hold_id: str | None,
     actor: str,
     memo: str,
     at: datetime | None = None,
 ) -> Entry:
-    """Change a balance and write its entry. The account's version is the entry's `seq`."""
-    statement = (
-        update(Account)
-        .where(col(Account.id) == account_id)
-        .values(
-            posted_mt=Account.posted_mt + posted_change_mt,
-            held_mt=Account.held_mt + held_change_mt,
-            version=Account.version + 1,
-        )
-        .returning(col(Account.posted_mt), col(Account.held_mt), col(Account.version))
-    )
-    if kind == "hold":
-        statement = statement.where(
-            col(Account.status) == "active", col(Account.posted_mt) - col(Account.held_mt) >= amount_mt
-        )
-    row = session.execute(statement).first()
-    if row is None:
-        _explain_no_move(session, account_id, amount_mt)
-        raise AssertionError("unreachable")
-    posted_after_mt, held_after_mt, seq = row
-    entry = Entry(
-        account_id=account_id,
-        seq=seq,
-        kind=kind,
-        debit_account=debit,
-        credit_account=credit,
-        amount_mt=amount_mt,
-        posted_change_mt=posted_change_mt,
-        held_change_mt=held_change_mt,
-        posted_after_mt=posted_after_mt,
-        held_after_mt=held_after_mt,
-        hold_id=hold_id,
-        actor=actor,
-        memo=memo,
-        created_at=at or utcnow(),
-    )
-    session.add(entry)
-    session.flush()
-    return entry
-
-
-def _end_unpaid(
-    session: Session,
-    hold_id: str,
-    *,
-    status: str,
-    kind: str,
-    actor: str,
-    memo: str,
-    due_by: datetime | None = None,
-    at: datetime | None = None,
-) -> Entry | None:
-    _lock_account_of(session, hold_id)
-    # `due_by` is checked again here: the runner may have renewed the lease since the hold was listed.
-    statement = (
-        update(Hold)
-        .where(col(Hold.id) == hold_id, col(Hold.status) == "held")
-        .values(status=status, ended_at=at or utcnow())
-        .returning(col(Hold.account_id), col(Hold.amount_mt))
-    )
-    if due_by is not None:
-        statement = statement.where(col(Hold.expires_at) <= due_by)
-    row = session.execute(statement).first()
-    if row is None:
-        return None
-    account_id, amount_mt = row
-    return _move(
-        session,
-        account_id,
-        kind=kind,
-        debit=_reserved(account_id),
-        credit=_settled(account_id),
-        amount_mt=amount_mt,
-        posted_change_mt=0,
+    account_id, amount_mt, spend_day, budget_id = row
+    move = Move(
+        kind,
+        reserved(account_id),
+        settled(account_id),
+        amount_mt,
+        actor,
+        memo,
         held_change_mt=-amount_mt,
         hold_id=hold_id,
-        actor=actor,
-        memo=memo,
+        spend_day=spend_day,
+        spend_change_mt=-amount_mt,
+        budget_id=budget_id,
         at=at,
     )
-
-
-def _lock_account(session: Session, account_id: str) -> None:
-    """Take the account's row first, holds after it, in every transaction: so two of them never wait in a circle.
-
-    `FOR NO KEY UPDATE`, which PostgreSQL lets pass beside the foreign keys of other rows; SQLite has one writer
-    and needs no lock.
-    """
-    session.exec(select(Account.id).where(Account.id == account_id).with_for_update(key_share=True)).first()
+    return post(session, account_id, move)
 
 
 def _lock_account_of(session: Session, hold_id: str) -> None:
-    account_id = session.exec(select(Hold.account_id).where(Hold.id == hold_id)).first()
-    if account_id is not None:
-        _lock_account(session, account_id)
+    if session.get_bind().dialect.name != "sqlite":
+        run(session, _LOCK_OF_HOLD, {"b_hold": hold_id})
 
 
-def _explain_no_move(session: Session, account_id: str, amount_mt: int) -> None:
-    account = session.exec(
-        select(Account.status, Account.posted_mt, Account.held_mt).where(Account.id == account_id)
-    ).first()
-    if account is None or account[0] != "active":
-        raise AccountNotActiveError("This account cannot spend: ask the operator why it is frozen.")
-    raise InsufficientTokensError(required_mt=amount_mt, available_mt=account[1] - account[2])
-
-
-def _explain_no_capture(session: Session, hold_id: str, amount_mt: int) -> None:
+def _explain_no_capture(session: Session, hold_id: str, amount_mt: int) -> Exception:
     hold = session.exec(select(Hold.status, Hold.amount_mt).where(Hold.id == hold_id)).first()
     if hold is not None and hold[0] == "held":
-        raise InvalidAmountError(f"{amount_mt} milli-tokens is more than the {hold[1]} that are held.")
-    raise HoldEndedError("This hold has ended already; nothing was taken.", hold_id=hold_id)
+        return InvalidAmountError(f"{amount_mt} milli-tokens is more than the {hold[1]} that are held.")
+    return HoldEndedError("This hold has ended already; nothing was taken.", hold_id=hold_id)
 
 
-def _require_positive(amount_mt: int) -> None:
-    if amount_mt <= 0:
-        raise InvalidAmountError("An amount must be above zero.")
+def _ending(status: str) -> Update:
+    return (
+        update(_hold)
+        .where(_hold.c.id == bindparam("b_hold"), _hold.c.status == "held")
+        .values(status=status, ended_at=bindparam("b_now", type_=UTCDateTime))
+        .returning(_hold.c.account_id, _hold.c.amount_mt, _hold.c.spend_day, _hold.c.budget_id)
+    )
 
 
-def _settled(account_id: str) -> str:
-    return f"account:{account_id}"
-
-
-def _reserved(account_id: str) -> str:
-    return f"account:{account_id}:held"
+_hold, _account = table_of(Hold), table_of(Account)
+_INSERT_HOLD = {
+    "sqlite": sqlite.insert(_hold).on_conflict_do_nothing().returning(_hold.c.id),
+    "postgresql": postgresql.insert(_hold).on_conflict_do_nothing().returning(_hold.c.id),
+}
+_CAPTURE = (
+    _ending("captured")
+    .where(_hold.c.amount_mt >= bindparam("b_amount", type_=_hold.c.amount_mt.type))
+    .values(captured_mt=bindparam("b_amount", type_=_hold.c.amount_mt.type))
+)
+_RELEASE = _ending("released")
+_EXPIRE = _ending("expired").where(_hold.c.expires_at <= bindparam("b_due", type_=UTCDateTime))
+_LOCK_OF_HOLD = (
+    sa_select(_account.c.id)
+    .where(_account.c.id == sa_select(_hold.c.account_id).where(_hold.c.id == bindparam("b_hold")).scalar_subquery())
+    .with_for_update(key_share=True)
+)

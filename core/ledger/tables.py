@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, UniqueConstraint, text
@@ -12,15 +12,27 @@ from core.db import UTCDateTime, new_id, utcnow
 
 # SQLite autoincrements only INTEGER keys; PostgreSQL gets BIGINT.
 _BIG_KEY = BigInteger().with_variant(Integer, "sqlite")
+# Every image makes entries of these kinds; the partial index `ix_entry_not_usage` finds the rare others.
+ENTRY_NOT_USAGE = "kind NOT IN ('hold', 'capture', 'release', 'expire')"
 
 
 class Account(SQLModel, table=True):
-    """Owner of a balance. `posted_mt` is settled, `held_mt` of it is reserved; both in milli-tokens."""
+    """Owner of a balance. `posted_mt` is settled, `held_mt` of it is reserved; both in milli-tokens.
+
+    `day_spent_mt` is what the holds placed on `spend_day` (a day of the billing time zone) took or still reserve,
+    `month_spent_mt` the same for the month of that day; neither may pass its cap. Below `alert_below_mt` the
+    owner is warned.
+    """
 
     __table_args__ = (
         CheckConstraint("held_mt >= 0", name="account_held_not_negative"),
         CheckConstraint("posted_mt >= held_mt", name="account_posted_covers_held"),
         CheckConstraint("status IN ('active', 'frozen')", name="account_status"),
+        CheckConstraint("day_cap_mt >= 0", name="account_day_cap_not_negative"),
+        CheckConstraint("month_cap_mt >= 0", name="account_month_cap_not_negative"),
+        CheckConstraint("day_spent_mt >= 0", name="account_day_spent_not_negative"),
+        CheckConstraint("month_spent_mt >= 0", name="account_month_spent_not_negative"),
+        CheckConstraint("alert_below_mt > 0", name="account_alert_positive"),
     )
 
     id: str = Field(default_factory=lambda: new_id("acct"), primary_key=True)
@@ -31,16 +43,45 @@ class Account(SQLModel, table=True):
     status: str = "active"
     is_demo: bool = False
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    day_cap_mt: int | None = Field(default=None, sa_type=BigInteger)
+    month_cap_mt: int | None = Field(default=None, sa_type=BigInteger)
+    spend_day: date | None = None
+    day_spent_mt: int = Field(default=0, sa_type=BigInteger)
+    month_spent_mt: int = Field(default=0, sa_type=BigInteger)
+    alert_below_mt: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Budget(SQLModel, table=True):
+    """Spending caps of one part of an account, such as an API key; counted as the account's own are."""
+
+    __table_args__ = (
+        CheckConstraint("day_cap_mt >= 0 AND month_cap_mt >= 0", name="budget_caps_not_negative"),
+        CheckConstraint("day_spent_mt >= 0", name="budget_day_spent_not_negative"),
+        CheckConstraint("month_spent_mt >= 0", name="budget_month_spent_not_negative"),
+        Index("ix_budget_account", "account_id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("budget"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    day_cap_mt: int | None = Field(default=None, sa_type=BigInteger)
+    month_cap_mt: int | None = Field(default=None, sa_type=BigInteger)
+    spend_day: date | None = None
+    day_spent_mt: int = Field(default=0, sa_type=BigInteger)
+    month_spent_mt: int = Field(default=0, sa_type=BigInteger)
 
 
 class Hold(SQLModel, table=True):
-    """A reserved amount. It ends once: captured, released or expired."""
+    """A reserved amount. It ends once: captured, released or expired. Of what was captured, some may be refunded.
+
+    `spend_day` is the day that it counts in; `budget_id` the part of the account that it counts in too.
+    """
 
     __table_args__ = (
         CheckConstraint("amount_mt > 0", name="hold_amount_positive"),
         CheckConstraint("captured_mt >= 0 AND captured_mt <= amount_mt", name="hold_captured_within_amount"),
         CheckConstraint("status IN ('held', 'captured', 'released', 'expired')", name="hold_status"),
         CheckConstraint("captured_mt = 0 OR status = 'captured'", name="hold_captured_only_when_captured"),
+        CheckConstraint("refunded_mt >= 0 AND refunded_mt <= captured_mt", name="hold_refunded_within_captured"),
         Index(
             "uq_hold_charge_key",
             "account_id",
@@ -61,11 +102,14 @@ class Hold(SQLModel, table=True):
     account_id: str = Field(foreign_key="account.id")
     amount_mt: int = Field(sa_type=BigInteger)
     captured_mt: int = Field(default=0, sa_type=BigInteger)
+    refunded_mt: int = Field(default=0, sa_type=BigInteger)
     status: str = "held"
     charge_key: str
     expires_at: datetime = Field(sa_type=UTCDateTime)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    spend_day: date | None = None
+    budget_id: str | None = None
 
 
 class Entry(SQLModel, table=True):
@@ -89,6 +133,14 @@ class Entry(SQLModel, table=True):
             postgresql_where=text("kind IN ('capture', 'release', 'expire')"),
         ),
         Index("ix_entry_created", "account_id", "created_at"),
+        # The few entries that a customer looks for among millions of holds and charges.
+        Index(
+            "ix_entry_not_usage",
+            "account_id",
+            "seq",
+            sqlite_where=text(ENTRY_NOT_USAGE),
+            postgresql_where=text(ENTRY_NOT_USAGE),
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=_BIG_KEY)
@@ -120,3 +172,27 @@ class Idempotency(SQLModel, table=True):
     request_hash: str
     response: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class Seal(SQLModel, table=True):
+    """The hash chain of an account: `digest` covers entry `seq` and, through the digest before it, all earlier ones.
+
+    Written behind the commit of the entry and never changed (triggers refuse it).
+    """
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    seq: int = Field(primary_key=True, sa_type=BigInteger)
+    digest: str
+
+
+class LowBalanceAlert(SQLModel, table=True):
+    """The settled balance fell below the account's threshold with the entry `seq`; one row for each crossing."""
+
+    __tablename__ = "low_balance_alert"
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    seq: int = Field(primary_key=True, sa_type=BigInteger)
+    threshold_mt: int = Field(sa_type=BigInteger)
+    posted_after_mt: int = Field(sa_type=BigInteger)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    dismissed_at: datetime | None = Field(default=None, sa_type=UTCDateTime)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.identity.tables import User
@@ -15,7 +15,6 @@ from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.ledger import Balance
 from core.ledger.tables import Account, Entry
-from core.ledger.verify import Verification, verify_ledger
 from core.money import from_millitokens
 from core.pricing.book import Prices, current_prices, find_receipt, recompute_receipt
 from core.pricing.tables import Receipt
@@ -62,10 +61,17 @@ def get_prices(app: Application) -> Prices:
         return current_prices(session)
 
 
-def list_transactions(app: Application, user: User, *, limit: int = 5000) -> Sequence[Entry]:
-    """The account's entries, newest first."""
+def list_transactions(
+    app: Application,
+    user: User,
+    *,
+    kinds: Collection[str] | None = None,
+    before_seq: int | None = None,
+    limit: int = 5000,
+) -> Sequence[Entry]:
+    """The account's entries, newest first, of some kinds or of all; `before_seq` goes on where a page ended."""
     with app.db.read() as session:
-        return ledger.list_entries(session, user.account_id, limit=limit)
+        return ledger.list_entries(session, user.account_id, kinds=kinds, before_seq=before_seq, limit=limit)
 
 
 def transactions_csv(entries: Iterable[Entry]) -> str:
@@ -94,12 +100,6 @@ def get_receipt(app: Application, user: User, hold_id: str) -> ReceiptView | Non
     with app.db.read() as session:
         receipt = find_receipt(session, user.account_id, hold_id)
     return None if receipt is None else ReceiptView(receipt, recompute_receipt(receipt))
-
-
-def verify_balance(app: Application, user: User) -> Verification:
-    """Replay the account's own entries."""
-    with app.db.read() as session:
-        return verify_ledger(session, user.account_id)
 
 
 def list_jobs(app: Application, user: User, *, limit: int = 20) -> list[tuple[Job, Progress]]:

@@ -12,7 +12,6 @@ from core.identity import users
 from core.identity.tables import User
 from core.inference.registry import Model, ModelState, ModelVersion
 from core.ledger.tables import Account
-from core.ledger.verify import Verification, verify_ledger
 from core.services.application import Application
 from core.services.top_up import require_operator
 
@@ -63,10 +62,3 @@ def fetch_model(app: Application, operator: User, name: str) -> ModelVersion:
     """Download a model's published weights. Raises `NotAllowedError`, `ModelNotReadyError`, `WeightsRefusedError`."""
     require_operator(operator)
     return app.registry.fetch(name)
-
-
-def check_ledger(app: Application, operator: User) -> Verification:
-    """Replay everybody's entries. Raises `NotAllowedError`."""
-    require_operator(operator)
-    with app.db.read() as session:
-        return verify_ledger(session)

@@ -29,6 +29,7 @@ from core.ledger.verify import Verification, verify_ledger
 from core.money import format_tokens
 from core.pricing.book import Prices, adopt_book, current_prices, read_book
 from core.usage.queries import list_records, sum_up
+from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
 EMAIL = "demo@example.com"
@@ -211,7 +212,8 @@ def _book_run(session: Session, user: User, work: _Work, images: Sequence[_Image
             ledger.capture_hold(session, holds[image.charge_key], image.price_mt, actor=user.id, memo=MEMO, at=at)
         elif image.charge_key in holds:
             ledger.release_hold(session, holds[image.charge_key], actor=ledger.SYSTEM, memo=MEMO, at=at)
-        session.add(
+        add_record(
+            session,
             UsageRecord(
                 account_id=user.account_id,
                 actor=user.id,
@@ -227,7 +229,7 @@ def _book_run(session: Session, user: User, work: _Work, images: Sequence[_Image
                 model_ms=image.model_ms if is_charged else None,
                 class_counts=image.class_counts if is_charged else {},
                 created_at=at,
-            )
+            ),
         )
     return at
 

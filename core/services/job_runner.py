@@ -14,7 +14,9 @@ from core.jobs import jobs
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.services.application import Application
+from core.services.audit import seal_ledger
 from core.services.run_image import give_back, run_image
+from core.services.team import require_role
 
 log = logging.getLogger("visionmeter")
 
@@ -82,8 +84,11 @@ class JobRunner:
                         # Also here: with every thread busy, a new job would otherwise outlive its lease unheard.
                         jobs.adopt_queued_jobs(session, self.name, lease_s=settings.hold_lease_s)
                         hold_ids = jobs.renew_jobs(session, self.name, lease_s=settings.hold_lease_s)
+                    # Not in the transaction of the jobs: a capture takes its hold first and its job then.
+                    with self._app.db.write() as session:
                         ledger.renew_holds(session, hold_ids, lease_s=settings.hold_lease_s)
                 sweep(self._app)
+                seal_ledger(self._app)
             except Exception:
                 log.exception("the keeper goes on after an error")
 
@@ -95,11 +100,16 @@ def sweep(app: Application) -> int:
     """
     now = utcnow()
     with app.db.read() as session:
-        if not ledger.has_due_holds(session, now) and not jobs.lapsed_jobs(session, now):
-            return 0
-    with app.db.write() as session:
-        given_back = len(ledger.expire_holds(session, now=now))
-        for job in jobs.lapsed_jobs(session, now):
+        account_ids = ledger.due_accounts(session, now)
+        lapsed = jobs.lapsed_jobs(session, now)
+    given_back = 0
+    for account_id in account_ids:
+        with app.db.write() as session:
+            given_back += len(ledger.expire_holds(session, account_id, now=now))
+    for job in lapsed:
+        with app.db.write() as session:
+            if not jobs.is_lapsed(session, job.id, now):
+                continue  # its runner was heard of meanwhile, or another sweeper was here
             for image in jobs.open_images_of(session, job.id):
                 give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
             jobs.finish_job_if_done(session, job.id)
@@ -111,8 +121,9 @@ def sweep(app: Application) -> int:
 def cancel_job(app: Application, user: User, job_id: str) -> int:
     """Give back at once what has not started; the image in hand is finished. Gives the milli-tokens returned.
 
-    Raises `JobNotFoundError` for a job of another account.
+    Raises `JobNotFoundError` for a job of another account, `RoleNeededError` for a viewer.
     """
+    require_role(user, "member")
     with app.db.write() as session:
         job = jobs.get_job(session, user.account_id, job_id)
         queued = jobs.open_images_of(session, job_id, ("queued",))

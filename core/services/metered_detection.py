@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
+from datetime import date, timedelta
 
 from sqlmodel import Session
 
@@ -19,6 +19,7 @@ from core.errors import (
     ChargeKeyTakenError,
     InvalidImageSizeError,
     QuoteExpiredError,
+    QuoteGrewError,
     QuoteMismatchError,
     QuoteNotFoundError,
     TooManyImagesError,
@@ -32,10 +33,12 @@ from core.jobs.blobs import hash_bytes
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
+from core.ledger.spending import require_within_caps
 from core.money import to_millitokens
 from core.pricing.book import current_prices
 from core.pricing.tables import Quote
 from core.services.application import Application
+from core.services.team import require_role
 
 THUMBNAIL_PX = 192
 FREE_PROCESSED = "processed"
@@ -57,9 +60,10 @@ class PreparedImage:
 class QuoteLine:
     """The price of one image of a quote.
 
-    `list_mt` is its price by the formula, `amount_mt` what will be held for it (milli-tokens): 0 when
-    `free_reason` says that the account has this result already (`processed`) or that the same picture stands
-    earlier in the batch (`duplicate`).
+    `list_mt` is its price by the formula, `amount_mt` what will be held for it after the batch's discount
+    (milli-tokens), `floor_mt` of it its share of the batch's floor. It costs 0 when `free_reason` says that the
+    account has this result already (`processed`) or that the same picture stands earlier in the batch
+    (`duplicate`).
     """
 
     name: str
@@ -76,6 +80,7 @@ class QuoteLine:
     amount_mt: int
     free_reason: str | None
     charge_key: str
+    floor_mt: int = 0
 
 
 def quote_lines(quote: Quote) -> list[QuoteLine]:
@@ -121,32 +126,41 @@ def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *
         prices = current_prices(session)
         done = jobs.find_results(session, user.account_id, keys)
         seen: set[str] = set()
-        lines: list[QuoteLine] = []
-        for image, key in zip(images, keys, strict=True):
-            shape, list_mt = prices.price_image(image.height, image.width, img_size, model)
-            free_reason = FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None
+        free_reasons: list[str | None] = []
+        for key in keys:
+            free_reasons.append(FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None)
             seen.add(key)
-            lines.append(
-                QuoteLine(
-                    **asdict(image),
-                    input_height=shape.height,
-                    input_width=shape.width,
-                    alpha=str(prices.alpha),
-                    beta=str(prices.beta(model)),
-                    minimum_mt=to_millitokens(prices.minimum),
-                    list_mt=list_mt,
-                    amount_mt=0 if free_reason else list_mt,
-                    free_reason=free_reason,
-                    charge_key=key,
-                )
+        batch = prices.price_batch(
+            [(image.height, image.width) for image in images],
+            img_size,
+            model,
+            charged=[reason is None for reason in free_reasons],
+        )
+        lines = [
+            QuoteLine(
+                **asdict(image),
+                input_height=price.shape.height,
+                input_width=price.shape.width,
+                alpha=str(prices.alpha),
+                beta=str(prices.beta(model)),
+                minimum_mt=to_millitokens(prices.minimum),
+                list_mt=price.list_mt,
+                amount_mt=price.amount_mt,
+                free_reason=free_reason,
+                charge_key=key,
+                floor_mt=price.floor_mt,
             )
+            for image, key, free_reason, price in zip(images, keys, free_reasons, batch.lines, strict=True)
+        ]
         quote = Quote(
             account_id=user.account_id,
             price_version=prices.version,
             model=model,
             model_version=version.version,
             img_size=img_size,
-            total_mt=sum(line.amount_mt for line in lines),
+            total_mt=batch.total_mt,
+            list_mt=batch.list_mt,
+            discount_percent=batch.discount_percent,
             lines=[asdict(line) for line in lines],
             created_at=now,
             expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
@@ -155,29 +169,66 @@ def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *
     return quote
 
 
-def submit_quote(app: Application, user: User, quote_id: str, files: Mapping[str, bytes]) -> Job:
+def requote(app: Application, user: User, quote: Quote) -> Quote:
+    """A new quote for the images of an earlier one, at today's prices. Raises what `quote_batch` raises."""
+    images = [
+        PreparedImage(line.name, line.file_sha256, line.image_sha256, line.height, line.width)
+        for line in quote_lines(quote)
+    ]
+    return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size)
+
+
+def submit_quote(
+    app: Application,
+    user: User,
+    quote_id: str,
+    files: Mapping[str, bytes],
+    *,
+    idempotency_key: str | None = None,
+    budget_id: str | None = None,
+) -> Job:
     """Hold the quoted amount and queue the run; a quote runs once, and submitting it again gives the same job.
 
-    `files` maps the SHA-256 of each quoted file to its bytes. Raises `QuoteNotFoundError`,
-    `QuoteExpiredError`, `QuoteMismatchError`, `InsufficientTokensError` or `AccountNotActiveError`; after any of
-    them nothing is held.
+    `files` maps the SHA-256 of each quoted file to its bytes. The idempotency key is the quote's id unless the caller
+    has one of his own. An expired quote is quoted again first: when it did not grow it runs at the new price, else
+    `QuoteGrewError` names the new quote. Raises also `RoleNeededError`, `QuoteNotFoundError`,
+    `QuoteMismatchError`, `IdempotencyConflictError`, `InsufficientTokensError`, `SpendingCapError` or
+    `AccountNotActiveError`; after any of them nothing is held.
     """
+    require_role(user, "member")
     with app.db.read() as session:
         quote = _get_quote(session, user.account_id, quote_id)
-    lines = quote_lines(quote)
-    for file_sha256 in {line.file_sha256 for line in lines}:
+    for file_sha256 in {line.file_sha256 for line in quote_lines(quote)}:
         data = files.get(file_sha256)
         if data is None or app.blobs.put(user.account_id, data) != file_sha256:
             raise QuoteMismatchError("The images are not those of the quote: preview them again.", quote_id=quote_id)
+    key = idempotency_key or quote_id
+    try:
+        return _start_job(app, user, quote, key=key, asked_for=quote_id, budget_id=budget_id)
+    except QuoteExpiredError:
+        renewed = requote(app, user, quote)
+    if renewed.total_mt > quote.total_mt:
+        raise QuoteGrewError(quote_id=renewed.id, total_mt=renewed.total_mt, previous_mt=quote.total_mt)
+    return _start_job(app, user, renewed, key=key, asked_for=quote_id, budget_id=budget_id)
+
+
+def billing_day(app: Application) -> date:
+    """Today in the time zone in which caps and statements count."""
+    return utcnow().astimezone(app.settings.billing_zone).date()
+
+
+def _start_job(app: Application, user: User, quote: Quote, *, key: str, asked_for: str, budget_id: str | None) -> Job:
+    """Claim the key, hold the amount and store the job, all in one transaction."""
+    lines = quote_lines(quote)
     with app.db.write() as session:
-        answer = begin_idempotent(session, user.account_id, "run", quote_id, {"quote_id": quote_id})
+        answer = begin_idempotent(session, user.account_id, "run", key, {"quote_id": asked_for})
         if answer is not None:
             return jobs.get_job(session, user.account_id, answer["job_id"])
         if quote.expires_at <= utcnow():
-            raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote_id)
+            raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
         job = Job(
             account_id=user.account_id,
-            quote_id=quote_id,
+            quote_id=quote.id,
             actor=user.id,
             model=quote.model,
             model_version=quote.model_version,
@@ -186,9 +237,9 @@ def submit_quote(app: Application, user: User, quote_id: str, files: Mapping[str
         )
         session.add(job)
         session.flush()
-        ledger.require_available(session, user.account_id, quote.total_mt)
+        _require_affordable(app, session, user.account_id, lines)
         for position, line in enumerate(lines):
-            hold_id = _hold_line(app, session, user, job.id, line)
+            hold_id = _hold_line(app, session, user, job.id, line, budget_id)
             session.add(
                 JobImage(
                     job_id=job.id,
@@ -203,8 +254,19 @@ def submit_quote(app: Application, user: User, quote_id: str, files: Mapping[str
                     hold_id=hold_id,
                 )
             )
-        complete_idempotent(session, user.account_id, "run", quote_id, {"job_id": job.id})
+        complete_idempotent(session, user.account_id, "run", key, {"job_id": job.id})
     return job
+
+
+def _require_affordable(app: Application, session: Session, account_id: str, lines: Sequence[QuoteLine]) -> None:
+    """Refuse a batch as a whole and with one number, before the first hold of many fails.
+
+    What another run of this account pays for at the moment is not asked for a second time.
+    """
+    taken = ledger.find_taken_keys(session, account_id, {line.charge_key for line in lines if line.amount_mt})
+    required_mt = sum(line.amount_mt for line in lines if line.charge_key not in taken)
+    ledger.require_available(session, account_id, required_mt)
+    require_within_caps(session, account_id, required_mt, billing_day(app))
 
 
 def detect_params(img_size: int) -> DetectParams:
@@ -219,7 +281,9 @@ def _get_quote(session: Session, account_id: str, quote_id: str) -> Quote:
     return quote
 
 
-def _hold_line(app: Application, session: Session, user: User, job_id: str, line: QuoteLine) -> str | None:
+def _hold_line(
+    app: Application, session: Session, user: User, job_id: str, line: QuoteLine, budget_id: str | None
+) -> str | None:
     """The id of the hold for a line; None when the line is free or the same work is under way already."""
     if line.amount_mt == 0:
         return None
@@ -232,6 +296,8 @@ def _hold_line(app: Application, session: Session, user: User, job_id: str, line
             lease_s=app.settings.hold_lease_s,
             actor=user.id,
             memo=job_id,
+            spend_day=billing_day(app),
+            budget_id=budget_id,
         )
     except ChargeKeyTakenError:
         # Another run of this account took the same picture since the quote: this one waits for its result.

@@ -17,6 +17,7 @@ from core.ledger import ledger
 from core.pricing.tables import PriceBook, Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
+from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
 log = logging.getLogger("visionmeter")
@@ -79,7 +80,7 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
     line = quote.lines[image.position]
     if inference.input_shape != (line["input_height"], line["input_width"]):
         raise InferenceError("The model computed another size than was quoted. Nothing was taken: preview again.")
-    ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
+    entry = ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
     book = session.get_one(PriceBook, quote.price_version)
     session.add(
         Result(
@@ -110,7 +111,11 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
             alpha=book.alpha,
             beta=line["beta"],
             minimum=book.minimum,
+            discount_percent=quote.discount_percent,
+            floor_mt=line.get("floor_mt", 0),
+            batch_images=sum(1 for other in quote.lines if other["amount_mt"]),
             amount_mt=image.amount_mt,
+            entry_seq=entry.seq,
         )
     )
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
@@ -159,7 +164,8 @@ def _record(
 ) -> None:
     quote = session.get_one(Quote, job.quote_id)
     line = quote.lines[image.position]
-    session.add(
+    add_record(
+        session,
         UsageRecord(
             account_id=job.account_id,
             job_id=job.id,
@@ -175,5 +181,5 @@ def _record(
             wait_ms=wait_ms,
             model_ms=model_ms,
             class_counts=class_counts or {},
-        )
+        ),
     )

@@ -56,3 +56,17 @@ class UsageRecord(SQLModel, table=True):
             "classes": "; ".join(f"{name} {count}" for name, count in self.class_counts.items()),
             "job": self.job_id or "",
         }
+
+
+class UsageHour(SQLModel, table=True):
+    """The records of one hour (UTC) summed up by model and outcome, kept in the transaction of each record."""
+
+    __tablename__ = "usage_hour"
+    __table_args__ = (CheckConstraint("images > 0 AND amount_mt >= 0", name="usage_hour_not_negative"),)
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    hour: datetime = Field(primary_key=True, sa_type=UTCDateTime)
+    model: str = Field(primary_key=True)
+    outcome: str = Field(primary_key=True)
+    images: int = Field(sa_type=BigInteger)
+    amount_mt: int = Field(sa_type=BigInteger)

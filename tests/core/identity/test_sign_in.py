@@ -12,7 +12,7 @@ import pytest
 from core import errors
 from core.identity import users
 from core.identity.tables import User
-from core.services import account_view, admin, sign_in, top_up
+from core.services import account_view, admin, audit, sign_in, top_up
 from core.services.application import Application
 from tests.conftest import PASSWORD, OpenApp
 from tests.core.services.helpers import change
@@ -181,7 +181,7 @@ def test_operators_only(app: Application, sign_up: Callable[..., User]) -> None:
         lambda: top_up.list_vouchers(app, ann),
         lambda: admin.list_customers(app, ann),
         lambda: admin.fetch_model(app, ann, "yolov8n"),
-        lambda: admin.check_ledger(app, ann),
+        lambda: audit.check_ledger(app, ann),
     ):
         with pytest.raises(errors.NotAllowedError):
             action()
@@ -189,7 +189,7 @@ def test_operators_only(app: Application, sign_up: Callable[..., User]) -> None:
         "operator@example.com",
         "ann@example.com",
     ]
-    assert admin.check_ledger(app, operator).ok
+    assert audit.check_ledger(app, operator).ok
 
 
 def test_no_welcome_tokens(open_app: OpenApp, sign_up: Callable[..., User]) -> None:

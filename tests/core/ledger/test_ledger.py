@@ -21,6 +21,7 @@ from core.errors import (
 from core.ledger import ledger
 from core.ledger.tables import Entry, Hold
 from core.ledger.verify import verify_ledger
+from tests.core.ledger.helpers import expire_everything
 
 LATER = timedelta(hours=1)
 
@@ -68,7 +69,7 @@ def release(session: Session, hold_id: str) -> Entry:
 
 def expire(session: Session, hold_id: str) -> Entry:
     """Let the lease of every hold run out."""
-    entries = ledger.expire_holds(session, now=utcnow() + LATER)
+    entries = expire_everything(session, now=utcnow() + LATER)
     if not entries:
         raise HoldEndedError("nothing was due", hold_id=hold_id)
     (entry,) = entries
@@ -111,13 +112,13 @@ def test_expiry_gives_all_back_when_due_and_not_before(db: Database, account_id:
     """A sweep within the lease does nothing; after it the hold is back, once."""
     hold_id = hold(db, account_id, 3000)
     with db.write() as session:
-        assert not ledger.has_due_holds(session, utcnow())
-        assert ledger.expire_holds(session) == []
+        assert not ledger.due_accounts(session, utcnow())
+        assert expire_everything(session) == []
     assert balance(db, account_id) == (10_000, 3000)
     with db.write() as session:
-        assert ledger.has_due_holds(session, utcnow() + LATER)
+        assert ledger.due_accounts(session, utcnow() + LATER)
         expire(session, hold_id)
-        assert ledger.expire_holds(session, now=utcnow() + LATER) == []
+        assert expire_everything(session, now=utcnow() + LATER) == []
     assert balance(db, account_id) == (10_000, 0)
     assert get_hold(db, hold_id).status == "expired"
 
@@ -224,7 +225,7 @@ def test_renewed_hold_is_not_swept(db: Database, account_id: str) -> None:
     with db.write() as session:
         ledger.renew_holds(session, [open_id, ended_id], lease_s=7200)
     with db.write() as session:
-        assert ledger.expire_holds(session, now=utcnow() + LATER) == []
+        assert expire_everything(session, now=utcnow() + LATER) == []
     assert get_hold(db, ended_id) == ended
     assert balance(db, account_id) == (10_000, 1000)
 

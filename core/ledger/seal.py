@@ -1,0 +1,123 @@
+"""The hash chain over an account's entries, written behind the commit, and its head to keep elsewhere.
+
+`digest(n) = SHA-256(digest(n − 1) + "\\n" + entry n in canonical JSON)`, with `digest(0)` made of the account's id.
+Whoever changes an entry must change every seal after it; whoever changes them all is found out by a head that
+was exported before, as in a certificate-transparency log (RFC 9162).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, insert, select
+from sqlmodel import Session
+
+from core.db import one_at_a_time
+from core.ledger.posting import table_of
+from core.ledger.tables import Account, Entry, Seal
+
+ENTRIES_PER_TRANSACTION_MAX = 2000
+# What the chain covers, in this order; a change of it is a change of format.
+SEALED_COLUMNS = (
+    "account_id",
+    "seq",
+    "kind",
+    "debit_account",
+    "credit_account",
+    "amount_mt",
+    "posted_change_mt",
+    "held_change_mt",
+    "posted_after_mt",
+    "held_after_mt",
+    "hold_id",
+    "actor",
+    "memo",
+    "created_at",
+)
+
+_account, _entry, _seal = table_of(Account), table_of(Entry), table_of(Seal)
+ENTRY_COLUMNS = tuple(_entry.c[name] for name in SEALED_COLUMNS)
+_sealed_seq = (
+    select(func.coalesce(func.max(_seal.c.seq), 0)).where(_seal.c.account_id == _account.c.id).scalar_subquery()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of an account's chain: the digest of entry `seq` covers everything before it."""
+
+    account_id: str
+    seq: int
+    digest: str
+
+
+def first_digest(account_id: str) -> str:
+    """What the chain of an account begins with."""
+    return hashlib.sha256(f"visionmeter ledger 1 {account_id}".encode()).hexdigest()
+
+
+def chain_digest(previous: str, row: Sequence[Any]) -> str:
+    """The digest of an entry, given as the values of `SEALED_COLUMNS`, on top of the one before it."""
+    created_at: datetime = row[-1]
+    values = [*row[:-1], created_at.astimezone(UTC).isoformat(timespec="microseconds")]
+    line = json.dumps(values, separators=(",", ":"))
+    return hashlib.sha256(f"{previous}\n{line}".encode()).hexdigest()
+
+
+def unsealed_accounts(session: Session, *, limit: int = 1000) -> Sequence[str]:
+    """Accounts with entries that no seal covers yet."""
+    rows = session.connection().execute(select(_account.c.id).where(_account.c.version > _sealed_seq).limit(limit))
+    return [row[0] for row in rows]
+
+
+def seal_entries(session: Session, account_id: str, *, limit: int = ENTRIES_PER_TRANSACTION_MAX) -> int:
+    """Continue the chain over the account's committed entries, at most `limit`; gives how many.
+
+    Any number of nodes may call it: one after the other continues.
+    """
+    one_at_a_time(session, f"seal {account_id}")
+    head = get_head(session, account_id)
+    rows = session.connection().execute(
+        select(*ENTRY_COLUMNS)
+        .where(_entry.c.account_id == account_id, _entry.c.seq > head.seq)
+        .order_by(_entry.c.seq)
+        .limit(limit)
+    )
+    digest, seals = head.digest, []
+    for row in rows:
+        digest = chain_digest(digest, row)
+        seals.append({"account_id": account_id, "seq": row[1], "digest": digest})
+    if seals:
+        session.connection().execute(insert(_seal), seals)
+    return len(seals)
+
+
+def get_head(session: Session, account_id: str) -> Head:
+    """The end of an account's chain; `seq` 0 when nothing is sealed yet."""
+    row = (
+        session.connection()
+        .execute(
+            select(_seal.c.seq, _seal.c.digest)
+            .where(_seal.c.account_id == account_id)
+            .order_by(_seal.c.seq.desc())
+            .limit(1)
+        )
+        .first()
+    )
+    return Head(account_id, *row) if row is not None else Head(account_id, 0, first_digest(account_id))
+
+
+def list_heads(session: Session) -> list[Head]:
+    """The heads of all accounts that have a seal, by account."""
+    last = select(_seal.c.account_id, func.max(_seal.c.seq).label("seq")).group_by(_seal.c.account_id).subquery()
+    rows = session.connection().execute(
+        select(_seal.c.account_id, _seal.c.seq, _seal.c.digest)
+        .join(last, (last.c.account_id == _seal.c.account_id) & (last.c.seq == _seal.c.seq))
+        .order_by(_seal.c.account_id)
+    )
+    return [Head(*row) for row in rows]
