@@ -35,11 +35,6 @@ class Rate(SQLModel, table=True):
     beta: Decimal = Field(sa_type=DecimalText)
 
 
-def _same_as_total(context: Any) -> int:
-    amount_mt: int = context.get_current_parameters()["total_mt"]
-    return amount_mt
-
-
 class Quote(SQLModel, table=True):
     """An exact, binding, expiring price for a batch; `lines` has one dictionary an image.
 
@@ -59,7 +54,7 @@ class Quote(SQLModel, table=True):
     model_version: str
     img_size: int
     total_mt: int = Field(sa_type=BigInteger)
-    list_mt: int = Field(sa_column=Column(BigInteger, nullable=False, default=_same_as_total))
+    list_mt: int = Field(sa_type=BigInteger)
     discount_percent: Decimal = Field(default=NO_DISCOUNT, sa_type=DecimalText)
     lines: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

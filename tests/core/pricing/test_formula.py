@@ -11,7 +11,7 @@ from core.errors import NoRateError
 from core.geometry import IMG_SIZES_PX
 from core.money import to_millitokens
 from core.pricing.book import Prices, adopt_book, current_prices, read_book
-from core.pricing.formula import calculate_tokens
+from core.pricing.formula import calculate_tokens, charge_tokens
 from core.pricing.tables import PriceBook, Rate
 from core.services.application import Application
 
@@ -105,6 +105,36 @@ def test_rounded_once_not_per_factor() -> None:
     # 1.0004 · 1.0004 · 4 = 4.00320064; rounding each factor first would give 4.000.
     tokens = calculate_tokens(1280, 1280, alpha=Decimal("1.0004"), beta=Decimal("1.0004"), minimum=Decimal("0.010"))
     assert tokens == Decimal("4.003")
+
+
+@pytest.mark.parametrize(
+    ("beta", "percent", "expected"),
+    [
+        # Forty digits: cut to Python's usual 28 before the rounding, they would be 0.0105 and round up.
+        ("0.010499999999999999999999999999999999", "0", "0.010"),
+        ("0.010500000000000000000000000000000001", "0", "0.011"),
+        ("0.020999999999999999999999999999999999", "50", "0.010"),
+        ("0.021000000000000000000000000000000000", "50", "0.011"),
+    ],
+)
+def test_no_digit_is_lost_before_the_rounding(beta: str, percent: str, expected: str) -> None:
+    """However many digits a rate has, the price is rounded once and not on the way."""
+    tokens = calculate_tokens(
+        640,
+        640,
+        alpha=Decimal("1.0"),
+        beta=Decimal(beta),
+        minimum=Decimal("0.001"),
+        discount_percent=Decimal(percent),
+    )
+    assert str(tokens) == expected
+
+
+@pytest.mark.parametrize("percent", ["-0.001", "100", "101"])
+def test_a_senseless_discount_is_refused(percent: str) -> None:
+    """A discount that raises a price, or leaves nothing of it, is an error."""
+    with pytest.raises(ValueError, match="discount"):
+        charge_tokens(Decimal(1), discount_percent=Decimal(percent), minimum=Decimal("0.010"))
 
 
 @pytest.mark.parametrize(("height", "width", "beta"), [(0, 640, "1"), (640, 0, "1"), (640, 640, "0"), (1, 1, "-1")])
