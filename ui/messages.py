@@ -25,6 +25,33 @@ def _limit_mp(details: dict[str, Any]) -> str:
     return f"{details.get('pixels_max', 0) / 1e6:.0f}"
 
 
+def _cap_words(details: dict[str, Any]) -> str:
+    """The next step differs with the period, and with whose cap it is."""
+    if details["scope"] == "key":
+        return (
+            _("This needs {required} tokens, and the {cap} a day of this key leave {left}: run fewer pictures.")
+            if details["period"] == "day"
+            else _("This needs {required} tokens, and the {cap} a month of this key leave {left}: run fewer pictures.")
+        )
+    return (
+        _(
+            "This needs {required} tokens, and the account's cap of {cap} a day leaves {left} for today: run fewer "
+            "pictures, wait until tomorrow, or let an owner raise the cap. Nothing was taken."
+        )
+        if details["period"] == "day"
+        else _(
+            "This needs {required} tokens, and the account's cap of {cap} a month leaves {left} for this month: run "
+            "fewer pictures, wait for the next month, or let an owner raise the cap. Nothing was taken."
+        )
+    )
+
+
+def role_words(role: str) -> str:
+    """A role in an account, in words."""
+    words = {"owner": _("owner"), "member": _("member"), "viewer": _("viewer")}
+    return words.get(role, role)
+
+
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "insufficient_tokens": lambda d: _(
         "This needs {required} tokens and {available} are available: top up {missing} tokens and run it again. "
@@ -35,6 +62,21 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         missing=format_tokens(d["missing_mt"]),
     ),
     "account_not_active": lambda _d: _("This account cannot spend at present: ask the operator why."),
+    "spending_cap": lambda d: _cap_words(d).format(
+        required=format_tokens(d["required_mt"]), cap=format_tokens(d["cap_mt"]), left=format_tokens(d["left_mt"])
+    ),
+    "refund_too_large": lambda d: _(
+        "{amount} tokens are more than the {left} that are left of this charge: refund at most that."
+    ).format(amount=format_tokens(d["amount_mt"]), left=format_tokens(d["refundable_mt"])),
+    "reason_missing": lambda _d: _("Say why: the reason stands in the customer's transactions."),
+    "hold_ended": lambda _d: _("Nothing was charged here, so there is nothing to refund."),
+    "idempotency_conflict": lambda _d: _(
+        "This form was sent already with other values. Nothing more was done: look at what stands there now."
+    ),
+    "invalid_head": lambda _d: _("This is no exported head of the ledger: choose the file as it was downloaded."),
+    "quote_grew": lambda d: _(
+        "The price went from {before} to {now} tokens since the preview. Nothing was taken: look at it and decide."
+    ).format(before=format_tokens(d["previous_mt"]), now=format_tokens(d["total_mt"])),
     "quote_expired": lambda _d: _("The price was too old and has been refreshed: check it and press Run again."),
     "quote_not_found": lambda _d: _("This price is not known any more and has been refreshed: press Run again."),
     "quote_mismatch": lambda _d: _("The pictures changed since the price was shown: check it and press Run again."),
@@ -87,6 +129,9 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "too_many_attempts": lambda _d: _("Too many failed sign-ins for this address: wait 15 minutes."),
     "bad_ticket": lambda _d: _("This sign-in took too long: sign in again."),
     "not_allowed": lambda _d: _("Only the operator of this installation may do this."),
+    "role_needed": lambda d: _("This needs the role “{needed}” in your account: ask an owner for it.").format(
+        needed=role_words(d["needed"])
+    ),
     "job_not_found": lambda _d: _("There is no such run in your account."),
 }
 

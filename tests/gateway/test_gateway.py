@@ -202,6 +202,9 @@ def test_every_code_has_its_status() -> None:
     ("code", "status"),
     [
         ("insufficient_tokens", 402),
+        ("role_needed", 403),
+        ("spending_cap", 403),
+        ("quote_grew", 409),
         ("image_too_many_bytes", 413),
         ("image_too_many_pixels", 413),
         ("image_unsupported", 415),

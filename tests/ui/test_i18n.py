@@ -60,8 +60,6 @@ NEVER_IN_THE_PORTAL = {
     "error": "the base class; nothing raises it",
     "image_refused": "the base class of the refusals; each refusal has its own code",
     "charge_key_taken": "submit_quote turns it into a picture that waits for the first one",
-    "hold_ended": "run_image ends the picture as interrupted, which has words as a state",
-    "idempotency_conflict": "the portal makes a fresh key for each click",
     "config": "stops the start, before there is a portal",
 }
 # Codes without a class, which a run stores.
