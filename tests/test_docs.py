@@ -9,7 +9,7 @@ import pytest
 
 from core.config import ROOT, settings_table
 from core.money import format_tokens
-from core.pricing.book import read_book
+from core.pricing.book import BatchPrice, read_book
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
@@ -56,6 +56,33 @@ def test_worked_examples_of_prices(row: list[str]) -> None:
     width, height = map(int, image.split("×"))
     shape, amount_mt = read_book().price_image(height, width, int(img_size), model)
     assert (f"{shape.width}×{shape.height}", format_tokens(amount_mt)) == (network, tokens)
+
+
+def test_discounts_are_those_of_the_price_book() -> None:
+    """The README's tiers are the ones that the first price book is made of."""
+    assert rows("discounts") == [[str(tier.images_min), f"{tier.percent} %"] for tier in read_book().discounts]
+
+
+@pytest.mark.parametrize("row", rows("discount-examples"), ids=lambda row: f"{row[0]} images")
+def test_worked_examples_of_discounts(row: list[str]) -> None:
+    """Each batch that the README works out is what a customer would be quoted, by the steps it shows."""
+
+    def price(images: int) -> BatchPrice:
+        return prices.price_batch([(640, 640)] * images, 640, "yolov8s", charged=[True] * images)
+
+    prices, images = read_book(), int(row[0])
+    batch = price(images)
+    discounted_mt = sum(line.amount_mt - line.floor_mt for line in batch.lines)
+    passed = [tier.images_min for tier in prices.discounts if tier.images_min <= images]
+    least_mt = max((price(images_min - 1).total_mt for images_min in passed), default=0)
+    assert row == [
+        str(images),
+        format_tokens(batch.list_mt),
+        f"{batch.discount_percent} %",
+        format_tokens(discounted_mt),
+        format_tokens(least_mt),
+        format_tokens(batch.total_mt),
+    ]
 
 
 def test_every_make_target_that_is_named_exists() -> None:
