@@ -146,7 +146,14 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get("vm_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    except BaseException:
+        # SQLAlchemy knows of no transaction yet, so it would put the connection back into the pool with one open.
+        driver = connection.connection.dbapi_connection
+        if driver is not None and driver.in_transaction:
+            driver.rollback()
+        raise
 
 
 def one_at_a_time(session: Session, name: str) -> None:

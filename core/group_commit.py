@@ -157,6 +157,8 @@ class GroupWriter:
                 group.connection.rollback()
         except BaseException as error:
             group.error = error
+            # A COMMIT that failed may leave the transaction open: this connection is not used again.
+            group.connection.invalidate()
             if not isinstance(error, Exception):
                 raise
         finally:

@@ -125,7 +125,7 @@ def test_kill_9_in_the_middle_of_a_run(
         assert len(before) >= 3
         assert len(still_open) >= 3, "the run was over before the kill: this proved nothing"
         # What a kill leaves behind: the rest is still held, and the books agree all the same.
-        assert balance(app, ann)[1] == 1000 * len(still_open)
+        assert balance(app, ann)[1] == 950 * len(still_open)  # 1.000 less 5 %
 
         second = Server(tmp_path / "data", weights_dir)
         restarted = time.monotonic()

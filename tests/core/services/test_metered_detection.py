@@ -357,7 +357,7 @@ def test_cancel_in_the_middle(app: Application, ann: User, start_runner: StartRu
     ended = statuses(view)
     assert set(ended) == {"charged", "cancelled"}
     assert ended.count("cancelled") > 10
-    assert balance(app, ann) == (20_000 - 250 * ended.count("charged"), 0)
+    assert balance(app, ann) == (20_000 - 238 * ended.count("charged"), 0)  # 0.250 less 5 %
     assert stored(app, Result) == ended.count("charged")
 
 
@@ -412,7 +412,7 @@ def test_stopping_a_runner_gives_back_the_rest(app: Application, ann: User) -> N
     ended = statuses(view)
     assert view.job.status == "finished"
     assert set(ended) == {"charged", "interrupted"}
-    assert balance(app, ann) == (20_000 - 250 * ended.count("charged"), 0)
+    assert balance(app, ann) == (20_000 - 238 * ended.count("charged"), 0)  # 0.250 less 5 %
 
 
 def test_jobs_take_turns(open_app: OpenApp, sign_up: Callable[..., User], start_runner: StartRunner) -> None:
