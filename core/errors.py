@@ -338,8 +338,52 @@ class RoleNeededError(VisionMeterError):
 
     def __init__(self, *, needed: str, role: str) -> None:
         super().__init__(
-            f"This needs the role {needed} and you are a {role} of this account: ask an owner.", needed=needed, role=role
+            f"This needs the role {needed} in this account, and yours is {role}: ask an owner.",
+            needed=needed,
+            role=role,
         )
+
+
+class InvalidRoleError(VisionMeterError):
+    """There is no such role; nothing was changed."""
+
+    code = "invalid_role"
+
+
+class InvitationError(VisionMeterError):
+    """The invitation is unknown, used, withdrawn, expired or another address's; which of these is not said."""
+
+    code = "bad_invitation"
+
+
+class InvitationNotFoundError(VisionMeterError):
+    """The account has no such open invitation."""
+
+    code = "invitation_not_found"
+
+
+class HasAccountError(VisionMeterError):
+    """The address to be invited signs in to an account already, and a person belongs to one."""
+
+    code = "has_account"
+
+
+class MemberNotFoundError(VisionMeterError):
+    """Nobody with this id belongs to the account."""
+
+    code = "member_not_found"
+
+
+class LastOwnerError(VisionMeterError):
+    """An account keeps at least one owner; nothing was changed."""
+
+    code = "last_owner"
+
+
+class LastOperatorError(VisionMeterError):
+    """An installation keeps at least one operator; nothing was changed."""
+
+    code = "last_operator"
 
 
 class JobNotFoundError(VisionMeterError):

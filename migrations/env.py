@@ -21,8 +21,25 @@ database = Database(url)
 if database.engine.dialect.name == "sqlite" and database.engine.url.database:
     # SQLite makes its file, but not the folder it lies in.
     Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+applied: list[str] = []
 with database.engine.connect().execution_options(vm_write=True) as connection:
-    context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True)
+    if connection.dialect.name == "sqlite":
+        # A migration that makes a table anew drops one that others refer to. Inside a transaction this does nothing,
+        # so it goes to the driver before there is one.
+        connection.connection.dbapi_connection.execute("PRAGMA foreign_keys=OFF")
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=True,
+        # Both databases undo what a failed migration did to their tables; Alembic assumes that SQLite does not.
+        transactional_ddl=True,
+        on_version_apply=lambda step, **_kwargs: applied.append(step.up_revision_id),
+    )
     with context.begin_transaction():
         context.run_migrations()
+        if applied and connection.dialect.name == "sqlite":
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(5)
+            if broken:
+                named = ", ".join(f"row {rowid} of {table} (no such {parent})" for table, rowid, parent, _key in broken)
+                raise RuntimeError(f"Nothing was migrated: rows refer to rows that are not there: {named}.")
 database.close()

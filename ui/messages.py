@@ -132,6 +132,17 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "role_needed": lambda d: _("This needs the role “{needed}” in your account: ask an owner for it.").format(
         needed=role_words(d["needed"])
     ),
+    "bad_invitation": lambda _d: _(
+        "This invitation cannot be used: enter the address that was invited, or ask for another invitation."
+    ),
+    "invitation_not_found": lambda _d: _("There is no such open invitation: load the page again."),
+    "has_account": lambda _d: _(
+        "This address signs in to an account already, and a person belongs to one account: invite another address."
+    ),
+    "member_not_found": lambda _d: _("This person does not belong to your account any more: load the page again."),
+    "invalid_role": lambda _d: _("Choose one of the roles offered."),
+    "last_owner": lambda _d: _("This is the only owner of the account: make somebody else an owner first."),
+    "last_operator": lambda _d: _("This is the only operator of the installation, who cannot be removed."),
     "job_not_found": lambda _d: _("There is no such run in your account."),
 }
 

@@ -1,1 +1,1 @@
-"""Who is asking: users, passwords, sessions."""
+"""Who is asking: users, passwords, invitations, sessions."""

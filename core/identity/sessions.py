@@ -30,12 +30,14 @@ def issue_ticket(session: Session, user_id: str) -> str:
 def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta) -> str:
     """Use up a ticket and open a session; gives the session's token. Raises `SignInTicketError`."""
     now = utcnow()
+    enabled = select(User.id).where(col(User.disabled_at).is_(None))
     row = session.execute(
         update(SignInTicket)
         .where(
             col(SignInTicket.digest) == _digest(secret),
             col(SignInTicket.used_at).is_(None),
             col(SignInTicket.expires_at) > now,
+            col(SignInTicket.user_id).in_(enabled),
         )
         .values(used_at=now)
         .returning(col(SignInTicket.user_id))
@@ -49,7 +51,7 @@ def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta) ->
 
 
 def resolve_session(session: Session, token: str) -> User | None:
-    """The signed-in user of a token, or None when it is unknown, expired or revoked."""
+    """The signed-in user of a token, or None when it is unknown, expired or revoked, or the user was removed."""
     return session.exec(
         select(User)
         .join(UserSession, col(UserSession.user_id) == col(User.id))
@@ -57,6 +59,7 @@ def resolve_session(session: Session, token: str) -> User | None:
             UserSession.digest == _digest(token),
             col(UserSession.revoked_at).is_(None),
             UserSession.expires_at > utcnow(),
+            col(User.disabled_at).is_(None),
         )
     ).first()
 
@@ -67,6 +70,21 @@ def revoke_session(session: Session, token: str) -> None:
         update(UserSession)
         .where(col(UserSession.digest) == _digest(token), col(UserSession.revoked_at).is_(None))
         .values(revoked_at=utcnow())
+    )
+
+
+def revoke_all(session: Session, user_id: str) -> None:
+    """End every session of a user, and the tickets that would open new ones."""
+    now = utcnow()
+    session.execute(
+        update(UserSession)
+        .where(col(UserSession.user_id) == user_id, col(UserSession.revoked_at).is_(None))
+        .values(revoked_at=now)
+    )
+    session.execute(
+        update(SignInTicket)
+        .where(col(SignInTicket.user_id) == user_id, col(SignInTicket.used_at).is_(None))
+        .values(used_at=now)
     )
 
 

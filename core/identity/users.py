@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 
@@ -78,25 +78,84 @@ def normalise_email(email: str) -> str:
 
 
 def add_user(
-    session: Session, *, account_id: str, email: str, password_digest: str, role: str, language: str = "en"
+    session: Session,
+    *,
+    account_id: str,
+    email: str,
+    password_digest: str,
+    role: str,
+    is_operator: bool = False,
+    language: str = "en",
 ) -> User:
     """A new user. Raises `EmailTakenError`."""
     if find_user(session, email) is not None:
         raise EmailTakenError("There is an account with this address: sign in instead.")
-    user = User(account_id=account_id, email=email, password_digest=password_digest, role=role, language=language)
+    user = User(
+        account_id=account_id,
+        email=email,
+        password_digest=password_digest,
+        role=role,
+        is_operator=is_operator,
+        language=language,
+    )
     session.add(user)
     session.flush()
     return user
 
 
 def find_user(session: Session, email: str) -> User | None:
-    """The user with this normalised address, or None."""
-    return session.exec(select(User).where(User.email == email)).first()
+    """The user who signs in with this normalised address, or None."""
+    return session.exec(select(User).where(User.email == email, col(User.disabled_at).is_(None))).first()
+
+
+def was_user(session: Session, email: str) -> bool:
+    """Whether this normalised address belongs or ever belonged to a user."""
+    return session.exec(select(User.id).where(User.email == email).limit(1)).first() is not None
 
 
 def has_operator(session: Session) -> bool:
     """Whether anybody runs this installation yet."""
-    return session.exec(select(User.id).where(User.role == "operator").limit(1)).first() is not None
+    return count_operators(session) > 0
+
+
+def count_operators(session: Session) -> int:
+    """How many people run this installation; a removed user does not."""
+    return session.exec(select(func.count()).select_from(User).where(col(User.is_operator))).one()
+
+
+def list_members(session: Session, account_id: str) -> Sequence[User]:
+    """The users who belong to an account, oldest first."""
+    return session.exec(
+        select(User)
+        .where(User.account_id == account_id, col(User.disabled_at).is_(None))
+        .order_by(col(User.created_at), col(User.id))
+    ).all()
+
+
+def find_member(session: Session, account_id: str, user_id: str) -> User | None:
+    """The user of an account with this id, or None; removed users and other accounts' are not there."""
+    return session.exec(
+        select(User).where(User.id == user_id, User.account_id == account_id, col(User.disabled_at).is_(None))
+    ).first()
+
+
+def disable_user(session: Session, user_id: str) -> None:
+    """Let nobody sign in as this user any more; `sessions.revoke_all` ends what is open."""
+    session.execute(
+        update(User)
+        .where(col(User.id) == user_id, col(User.disabled_at).is_(None))
+        .values(disabled_at=utcnow(), is_operator=False)
+    )
+
+
+def set_role(session: Session, user_id: str, role: str) -> None:
+    """Store a user's role in his account."""
+    session.execute(update(User).where(col(User.id) == user_id).values(role=role))
+
+
+def actor_names(session: Session, account_id: str) -> Mapping[str, str]:
+    """The address of everybody who belongs or ever belonged to an account, by user id."""
+    return dict(session.exec(select(User.id, User.email).where(User.account_id == account_id)).all())
 
 
 def set_language(session: Session, user_id: str, language: str) -> None:
@@ -105,8 +164,8 @@ def set_language(session: Session, user_id: str, language: str) -> None:
 
 
 def list_users(session: Session) -> Sequence[User]:
-    """All users, oldest first."""
-    return session.exec(select(User).order_by(col(User.created_at))).all()
+    """Everybody who can sign in, oldest first."""
+    return session.exec(select(User).where(col(User.disabled_at).is_(None)).order_by(col(User.created_at))).all()
 
 
 def check_credentials(user: User | None, password: str) -> User:

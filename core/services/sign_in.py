@@ -1,44 +1,63 @@
-"""Signing up, in and out. The first user of an installation is its operator."""
+"""Signing up, alone or by invitation, in and out. The first user of an installation is its operator."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from sqlmodel import Session
+
 from core.db import one_at_a_time
 from core.errors import BadCredentialsError, EmailTakenError, InvalidEmailError
-from core.identity import sessions, users
+from core.identity import invitations, sessions, users
 from core.identity.tables import User
 from core.ledger import ledger
 from core.money import to_millitokens
 from core.services.application import Application
 
 
-def sign_up(app: Application, email: str, password: str, *, language: str = "en") -> str:
-    """Create an account with its welcome tokens; gives a ticket for the session.
+def sign_up(app: Application, email: str, password: str, *, language: str = "en", invitation: str | None = None) -> str:
+    """Create an account with its welcome tokens, or join the one that an invitation's code names; gives a ticket.
 
-    Raises `InvalidEmailError`, `WeakPasswordError` or `EmailTakenError`.
+    Raises `InvalidEmailError`, `WeakPasswordError`, `EmailTakenError` or `InvitationError`.
     """
     email = users.normalise_email(email)
     password_digest = users.hash_password(password)
-    welcome_mt = to_millitokens(app.settings.welcome_tokens)
     with app.db.write() as session:
         # Two first users at once must not both become operators, nor two users share an address.
         one_at_a_time(session, "sign_up")
         if users.find_user(session, email) is not None:
             raise EmailTakenError("There is an account with this address: sign in instead.")
-        account = ledger.open_account(session, email)
-        role = "owner" if users.has_operator(session) else "operator"
-        user = users.add_user(
-            session,
-            account_id=account.id,
-            email=email,
-            password_digest=password_digest,
-            role=role,
-            language=language,
-        )
-        if welcome_mt:
-            ledger.post_top_up(session, account.id, welcome_mt, source="house:welcome", actor=user.id, memo="welcome")
+        if invitation is None:
+            user = _open_account(app, session, email, password_digest, language)
+        else:
+            invited = invitations.accept_invitation(session, invitation, email)
+            user = users.add_user(
+                session,
+                account_id=invited.account_id,
+                email=email,
+                password_digest=password_digest,
+                role=invited.role,
+                language=language,
+            )
         return sessions.issue_ticket(session, user.id)
+
+
+def _open_account(app: Application, session: Session, email: str, password_digest: str, language: str) -> User:
+    # Somebody who was removed from a team was welcomed, or brought in, before.
+    welcome_mt = 0 if users.was_user(session, email) else to_millitokens(app.settings.welcome_tokens)
+    account = ledger.open_account(session, email)
+    user = users.add_user(
+        session,
+        account_id=account.id,
+        email=email,
+        password_digest=password_digest,
+        role="owner",
+        is_operator=not users.has_operator(session),
+        language=language,
+    )
+    if welcome_mt:
+        ledger.post_top_up(session, account.id, welcome_mt, source="house:welcome", actor=user.id, memo="welcome")
+    return user
 
 
 def sign_in(app: Application, email: str, password: str) -> str:

@@ -23,7 +23,8 @@ PAST = "2001-01-01 00:00:00.000000"
 def test_first_is_operator_and_second_is_not(any_app: Application, sign_up: Callable[..., User]) -> None:
     """The first user of an installation runs it; later ones are customers; both get the welcome tokens."""
     first, second = sign_up(any_app, "first@example.com"), sign_up(any_app, "second@example.com")
-    assert (first.role, second.role) == ("operator", "owner")
+    assert (first.is_operator, second.is_operator) == (True, False)
+    assert (first.role, second.role) == ("owner", "owner")
     assert first.account_id != second.account_id
     for user in (first, second):
         assert account_view.get_balance(any_app, user).available_mt == 20_000
@@ -40,8 +41,8 @@ def test_concurrent_first_sign_ups_make_one_operator(any_app: Application) -> No
     with ThreadPoolExecutor(8) as clients:
         list(clients.map(client, range(8)))
     with any_app.db.read() as session:
-        roles = sorted(user.role for user in users.list_users(session))
-    assert roles == ["operator"] + ["owner"] * 7
+        operators = sorted(user.is_operator for user in users.list_users(session))
+    assert operators == [False] * 7 + [True]
 
 
 def test_same_address_twice(any_app: Application) -> None:
