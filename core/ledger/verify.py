@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import Select, and_, func, select
 from sqlmodel import Session
 
 from core.ledger.posting import reserved, settled, table_of
-from core.ledger.seal import ENTRY_COLUMNS, Head, chain_digest, first_digest
-from core.ledger.tables import Account, Entry, Hold, Seal
+from core.ledger.seal import Head, chain_digest, entry_columns, first_digest
+from core.ledger.tables import Account, Entry, Seal
+from core.ledger.verify_holds import HoldTotals, find_wrong_holds, first_hold_without_end, load_hold_totals
 from core.money import format_tokens
 
 ROWS_PER_FETCH = 5000
 PROBLEMS_MAX = 100
+SEQ_MAX = 2**63 - 1
+# What can be wrong, in stable words.
+PROBLEM_CODES = frozenset(
+    {
+        "account_missing",  # entries, holds, seals or a head of an account that is not there
+        "gap",  # an entry is missing, or its number is
+        "seal",  # an entry is not the one that was sealed
+        "seal_gap",  # a seal is missing
+        "head",  # the chain is not the one that an exported head belongs to
+        "truncated",  # entries that were sealed, or that a head covers, are not there
+        "balance",  # a balance after an entry does not follow from the one before
+        "postings",  # debit and credit of an entry do not give its balance
+        "stored_balance",  # the account's own row differs from its last entry
+        "hold",  # a hold differs from its entry
+        "holds_held",  # the sums of the holds differ from those of the entries
+        "holds_captured",
+        "holds_refunded",
+        "holds_count",  # there are more or fewer holds than entries that placed one
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `code` is stable; `seq` is the account's first wrong entry, where one can be named."""
+    """One thing that is wrong. `code` is one of `PROBLEM_CODES`; `seq` is the account's first wrong entry, or None."""
 
     code: str
     account_id: str
@@ -34,9 +56,10 @@ class Problem:
 class Verification:
     """The outcome of a replay. `problems` is empty when everything agrees; amounts in milli-tokens.
 
-    `ledger_sum_mt` adds up what all accounts have, the house's included, as the entries' debits and credits tell
-    it for the house and the stored balances for the customers: zero when nothing came from nowhere. `unsealed` counts
-    the newest entries, which no seal covers yet.
+    There is at most one problem for an account, its first, and at most `PROBLEMS_MAX` in all. `ledger_sum_mt` adds up
+    what all accounts have, the house's included, as the entries' debits and credits tell it for the house and the
+    stored balances for the customers: zero when nothing came from nowhere. `unsealed` counts the newest entries, which
+    no seal covers yet.
     """
 
     accounts: int
@@ -53,201 +76,264 @@ class Verification:
 
 @dataclass(slots=True)
 class _Stored:
-    """What the tables beside the entries say of an account."""
+    """What an account's own row says, and how far its seals go."""
 
     posted_mt: int
     held_mt: int
     version: int
-    open_mt: int = 0
-    captured_mt: int = 0
-    refunded_mt: int = 0
     sealed_seq: int = 0
 
 
-@dataclass(slots=True)
-class _Replay:
-    """The state of an account after some of its entries; `entries` counts all of them."""
+# The digests that exported heads give for an account's entries; more than one for an entry contradict each other.
+_Heads = Mapping[int, set[str]]
 
-    entries: int = 0
-    seq: int = 0
-    posted_mt: int = 0
-    held_mt: int = 0
-    captured_mt: int = 0
-    refunded_mt: int = 0
-    digest: str = ""
-    sealed: int = 0
-    sums: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+class _Replay:
+    """An account after some of its entries; amounts in milli-tokens."""
+
+    __slots__ = (
+        "_digest",
+        "_heads",
+        "_held_side",
+        "_held_side_mt",
+        "_own",
+        "_own_mt",
+        "account_id",
+        "captured_mt",
+        "entries",
+        "held_mt",
+        "holds",
+        "house_mt",
+        "posted_mt",
+        "refunded_mt",
+        "sealed_seq",
+        "seq",
+    )
+
+    def __init__(self, account_id: str, heads: _Heads) -> None:
+        self.account_id = account_id
+        self.entries = self.seq = self.sealed_seq = self.holds = 0
+        self.posted_mt = self.held_mt = self.captured_mt = self.refunded_mt = self.house_mt = 0
+        self._heads = heads
+        self._digest = first_digest(account_id)
+        self._own, self._held_side = settled(account_id), reserved(account_id)
+        self._own_mt = self._held_side_mt = 0
+
+    def problem(self, code: str, seq: int | None, text: str) -> Problem:
+        """A problem of this account."""
+        return Problem(code, self.account_id, seq, f"{self.account_id}: {text}")
+
+    def replay(self, rows: Iterable[Any]) -> Problem | None:
+        """The first wrong entry. What follows it proves nothing; it is only counted."""
+        rows = iter(rows)
+        for row in rows:
+            self.entries += 1
+            problem = self._check_chain(row) or self._check_balance(row)
+            if problem is not None:
+                self.entries += sum(1 for _ in rows)
+                return problem
+        return None
+
+    def _check_chain(self, row: Sequence[Any]) -> Problem | None:
+        seq, sealed_digest = row[1], row[-1]
+        expected = self.seq + 1
+        if seq != expected:
+            return self._explain_gap(seq, expected)
+        self.seq = seq
+        self._digest = chain_digest(self._digest, tuple(row[:-1]))
+        if sealed_digest is not None:
+            if sealed_digest != self._digest:
+                return self.problem("seal", seq, f"entry {seq} is not the one that was sealed")
+            if self.sealed_seq != seq - 1:
+                missing = self.sealed_seq + 1
+                return self.problem("seal_gap", missing, f"the seal of entry {missing} is missing")
+            self.sealed_seq = seq
+        elif not _has_types_of_entry(row):
+            return self.problem("balance", seq, f"entry {seq} has a value of the wrong kind")
+        if seq in self._heads and self._heads[seq] != {self._digest}:
+            return self.problem("head", seq, f"entry {seq} or an earlier one is not the one that the head covers")
+        return None
+
+    def _explain_gap(self, seq: Any, expected: int) -> Problem:
+        if type(seq) is int and seq < expected:
+            return self.problem("gap", seq, f"entry {seq} is there twice, or counts from below 1")
+        return self.problem("gap", expected, f"entry {expected} is missing, {seq} follows instead")
+
+    def _check_balance(self, row: Sequence[Any]) -> Problem | None:
+        _id, seq, kind, debit, credit, amount_mt, posted_change, held_change, posted_after, held_after, *_rest = row
+        self.posted_mt += posted_change
+        self.held_mt += held_change
+        if posted_after != self.posted_mt or held_after != self.held_mt:
+            return self.problem(
+                "balance",
+                seq,
+                f"the balance after entry {seq} is {_shown(posted_after)} (held {_shown(held_after)}), the entries "
+                f"give {_shown(self.posted_mt)} (held {_shown(self.held_mt)})",
+            )
+        if kind == "hold":
+            self.holds += 1
+        elif kind == "capture":
+            self.captured_mt += amount_mt
+            # The unspent rest of a hold goes back to its owner in the same entry.
+            rest_mt = -held_change - amount_mt
+            self._held_side_mt -= rest_mt
+            self._own_mt += rest_mt
+        elif kind == "refund":
+            self.refunded_mt += amount_mt
+        agrees = self._move(debit, -amount_mt) and self._move(credit, amount_mt)
+        if not agrees or self._held_side_mt != held_after or self._own_mt != posted_after - held_after:
+            return self.problem("postings", seq, f"debit and credit of entry {seq} do not give its balance")
+        return None
+
+    def _move(self, side: str, change_mt: int) -> bool:
+        """Count one side of an entry; False for a side that is neither this account's nor the house's."""
+        if side == self._own:
+            self._own_mt += change_mt
+        elif side == self._held_side:
+            self._held_side_mt += change_mt
+        elif side.startswith("house:"):
+            self.house_mt += change_mt
+        else:
+            return False
+        return True
 
 
 def verify_ledger(session: Session, account_id: str | None = None, *, heads: Iterable[Head] = ()) -> Verification:
     """Replay one account's entries, or everybody's, in one pass with flat memory.
 
-    Checked: `seq` has no gap; each balance follows from the one before; every entry is the one that was sealed; the
-    stored account equals its last entry; held, captured and refunded amounts equal those of the holds; debits and
-    credits reproduce each balance; the sum over all accounts is zero; the chain still contains every given head, so
-    that nothing was cut off or rewritten since it was exported.
+    Checked: `seq` has no gap; each balance follows from the one before; every entry is the one that was sealed; debits
+    and credits reproduce each balance; the stored account equals its last entry; each hold is as its entries tell it,
+    and their sums agree; the sum over all accounts is zero; the chain still contains every given head, so that
+    nothing was cut off or rewritten since it was exported. The session's transaction must see one snapshot
+    (`Database.read`).
     """
-    stored = _load_stored(session, account_id)
-    expected: dict[str, dict[int, str]] = defaultdict(dict)
+    stored = _load_accounts(session, account_id)
+    orphans = _load_sealed_seqs(session, account_id, stored)
+    totals = load_hold_totals(session, account_id)
+    wrong_holds = find_wrong_holds(session, account_id)
+    expected: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for head in heads:
         if account_id is None or head.account_id == account_id:
-            expected[head.account_id][head.seq] = head.digest
+            expected[head.account_id][head.seq].add(head.digest)
     problems: list[Problem] = []
     house_mt = entries = unsealed = 0
-    replayed: set[str] = set()
-    for key, rows in groupby(_entry_rows(session, account_id), key=lambda row: str(row[0])):
-        replayed.add(key)
-        replay = _Replay(digest=first_digest(key))
-        problem = _replay_account(key, rows, replay, expected.get(key, {}))
-        entries += replay.entries
-        unsealed += max(0, replay.seq - replay.sealed)
-        house_mt += sum(amount for name, amount in replay.sums.items() if name.startswith("house:"))
+    # Accounts without any entry come last; nothing but a head may know of one that has no row.
+    known = {*stored, *orphans, *totals, *expected}
+
+    def finish(replay: _Replay, problem: Problem | None) -> None:
+        key = replay.account_id
+        known.discard(key)
         if problem is None:
-            problem = _compare_account(key, stored.get(key), replay, expected.get(key, {}))
+            problem = _compare_account(replay, stored.get(key), expected.get(key, {}))
+        if problem is None and key in wrong_holds:
+            seq = wrong_holds[key]
+            problem = replay.problem("hold", seq, f"the hold of entry {seq} is not as this entry tells it")
+        if problem is None:
+            problem = _compare_holds(session, replay, totals.get(key, HoldTotals()))
         if problem is not None:
             problems.append(problem)
-    for key, account in stored.items():
-        if key not in replayed:
-            problem = _compare_account(key, account, _Replay(), expected.get(key, {}))
-            if problem is not None:
-                problems.append(problem)
-    problems += [
-        Problem("account_missing", key, None, f"{key}: the account of an exported head is not there")
-        for key in expected
-        if key not in stored
-    ]
-    posted_mt = sum(account.posted_mt for account in stored.values())
+
+    rows = _entry_rows(session, account_id)
+    for key, own_rows in groupby(rows, key=itemgetter(0)):
+        replay = _Replay(str(key), expected.get(key, {}))
+        problem = replay.replay(own_rows)
+        entries += replay.entries
+        unsealed += replay.seq - replay.sealed_seq
+        house_mt += replay.house_mt
+        finish(replay, problem)
+    for key in sorted(known):
+        finish(_Replay(key, {}), None)
+    posted_mt = sum(account.posted_mt for account in stored.values() if type(account.posted_mt) is int)
     return Verification(len(stored), entries, unsealed, posted_mt + house_mt, tuple(problems[:PROBLEMS_MAX]))
 
 
-def _replay_account(account_id: str, rows: Iterator[Any], replay: _Replay, heads: Mapping[int, str]) -> Problem | None:
-    """The first problem of an account. After the first wrong entry the rest proves nothing; it is only counted."""
-    problem = None
-    for row in rows:
-        replay.entries += 1
-        if problem is None:
-            problem = _check_seal(account_id, row, replay, heads) or _check_balance(account_id, row, replay)
-    return problem
-
-
-def _check_seal(account_id: str, row: Any, replay: _Replay, heads: Mapping[int, str]) -> Problem | None:
-    *entry, sealed_digest = row
-    seq = entry[1]
-    missing = replay.seq + 1
-    if seq != missing:
-        return Problem("gap", account_id, missing, f"{account_id}: entry {missing} is missing, {seq} follows instead")
-    replay.seq = seq
-    replay.digest = chain_digest(replay.digest, entry)
-    if sealed_digest is not None:
-        if sealed_digest != replay.digest:
-            return Problem("seal", account_id, seq, f"{account_id}: entry {seq} is not the one that was sealed")
-        if replay.sealed != seq - 1:
-            return Problem("seal_gap", account_id, seq - 1, f"{account_id}: the seal of entry {seq - 1} is missing")
-        replay.sealed = seq
-    if heads.get(seq, replay.digest) != replay.digest:
-        return Problem("head", account_id, seq, f"{account_id}: entry {seq} or an earlier one is not that of the head")
-    return None
-
-
-def _check_balance(account_id: str, row: Any, replay: _Replay) -> Problem | None:
-    _id, seq, kind, debit, credit, amount_mt, posted_change, held_change, posted_after, held_after, *_rest = row
-    replay.posted_mt += posted_change
-    replay.held_mt += held_change
-    if (posted_after, held_after) != (replay.posted_mt, replay.held_mt):
-        return Problem(
-            "balance",
-            account_id,
-            seq,
-            f"{account_id}: the balance after entry {seq} is {format_tokens(posted_after)} (held "
-            f"{format_tokens(held_after)}), the entries give {format_tokens(replay.posted_mt)} (held "
-            f"{format_tokens(replay.held_mt)})",
-        )
-    sums = replay.sums
-    sums[debit] -= amount_mt
-    sums[credit] += amount_mt
-    if kind == "capture":
-        replay.captured_mt += amount_mt
-        # The unspent rest of a hold leaves the held side in the same entry.
-        rest_mt = -held_change - amount_mt
-        sums[debit] -= rest_mt
-        sums[settled(account_id)] += rest_mt
-    elif kind == "refund":
-        replay.refunded_mt += amount_mt
-    own = (sums[settled(account_id)], sums[reserved(account_id)])
-    if own != (replay.posted_mt - replay.held_mt, replay.held_mt):
-        return Problem(
-            "postings", account_id, seq, f"{account_id}: debit and credit of entry {seq} do not give its balance"
-        )
-    return None
-
-
-def _compare_account(
-    account_id: str, stored: _Stored | None, replay: _Replay, heads: Mapping[int, str]
-) -> Problem | None:
-    def problem(code: str, text: str, seq: int | None = None) -> Problem:
-        return Problem(code, account_id, seq, f"{account_id}: {text}")
-
-    if stored is None:
-        return problem("account_missing", "entries of an account that is not there")
-    if stored.sealed_seq > replay.seq:
-        return problem("truncated", f"entry {replay.seq + 1} was sealed and is not there", replay.seq + 1)
-    if heads and max(heads) > replay.seq:
-        return problem("truncated", f"entry {replay.seq + 1} is covered by a head and is not there", replay.seq + 1)
-    if (stored.posted_mt, stored.held_mt, stored.version) != (replay.posted_mt, replay.held_mt, replay.seq):
-        return problem(
-            "stored_balance",
-            f"the stored balance is {format_tokens(stored.posted_mt)} (held {format_tokens(stored.held_mt)}) after "
-            f"{stored.version} entries, the entries give {format_tokens(replay.posted_mt)} (held "
-            f"{format_tokens(replay.held_mt)}) after {replay.seq}",
-        )
-    for word, held, replayed in (
-        ("held", stored.open_mt, replay.held_mt),
-        ("captured", stored.captured_mt, replay.captured_mt),
-        ("refunded", stored.refunded_mt, replay.refunded_mt),
-    ):
-        if held != replayed:
-            return problem(
-                f"holds_{word}", f"{format_tokens(held)} {word} in holds, {format_tokens(replayed)} in entries"
-            )
-    return None
-
-
-_account, _entry, _hold, _seal = table_of(Account), table_of(Entry), table_of(Hold), table_of(Seal)
-
-
-def _load_stored(session: Session, account_id: str | None) -> dict[str, _Stored]:
-    connection = session.connection()
-    accounts = select(_account.c.id, _account.c.posted_mt, _account.c.held_mt, _account.c.version)
-    open_mt = case((_hold.c.status == "held", _hold.c.amount_mt), else_=0)
-    holds = select(
-        _hold.c.account_id, func.sum(open_mt), func.sum(_hold.c.captured_mt), func.sum(_hold.c.refunded_mt)
-    ).group_by(_hold.c.account_id)
-    seals = select(_seal.c.account_id, func.max(_seal.c.seq)).group_by(_seal.c.account_id)
-    if account_id is not None:
-        accounts = accounts.where(_account.c.id == account_id)
-        holds = holds.where(_hold.c.account_id == account_id)
-        seals = seals.where(_seal.c.account_id == account_id)
-    stored = {row[0]: _Stored(*row[1:]) for row in connection.execute(accounts.order_by(_account.c.id))}
-    for key, opened, captured, refunded in connection.execute(holds):
-        if key in stored:
-            stored[key].open_mt, stored[key].captured_mt, stored[key].refunded_mt = (
-                int(opened),
-                int(captured),
-                int(refunded),
-            )
-    for key, seq in connection.execute(seals):
-        if key in stored:
-            stored[key].sealed_seq = seq
-    return stored
-
-
-def _entry_rows(session: Session, account_id: str | None) -> Iterator[Any]:
+def entry_query(dialect: str, account_id: str | None) -> Select[Any]:
+    """All entries by account and `seq`, each with the digest of its seal or NULL."""
     query = (
-        select(*ENTRY_COLUMNS, _seal.c.digest)
+        select(*entry_columns(dialect), _seal.c.digest)
         .outerjoin(_seal, and_(_seal.c.account_id == _entry.c.account_id, _seal.c.seq == _entry.c.seq))
         .order_by(_entry.c.account_id, _entry.c.seq)
     )
+    return query if account_id is None else query.where(_entry.c.account_id == account_id)
+
+
+def _compare_account(replay: _Replay, stored: _Stored | None, heads: _Heads) -> Problem | None:
+    if stored is None:
+        return replay.problem("account_missing", None, "the account is not there")
+    following = replay.seq + 1
+    if stored.sealed_seq > replay.seq:
+        return replay.problem("truncated", following, f"entry {following} was sealed and is not there")
+    if heads and max(heads) > replay.seq:
+        return replay.problem("truncated", following, f"entry {following} is covered by a head and is not there")
+    if heads and max(heads) > replay.sealed_seq:
+        missing = replay.sealed_seq + 1
+        return replay.problem("seal_gap", missing, f"the seal of entry {missing} is covered by a head and is not there")
+    if (stored.posted_mt, stored.held_mt, stored.version) != (replay.posted_mt, replay.held_mt, replay.seq):
+        return replay.problem(
+            "stored_balance",
+            _first_beyond(stored.version, replay.seq),
+            f"the stored balance is {_shown(stored.posted_mt)} (held {_shown(stored.held_mt)}) after {stored.version} "
+            f"entries, the entries give {_shown(replay.posted_mt)} (held {_shown(replay.held_mt)}) after {replay.seq}",
+        )
+    return None
+
+
+def _first_beyond(version: int, seq: int) -> int | None:
+    """The first entry that the account's row counts and that is not there, or that is there and was not counted."""
+    return min(version, seq) + 1 if type(version) is int and version != seq else None
+
+
+def _compare_holds(session: Session, replay: _Replay, totals: HoldTotals) -> Problem | None:
+    for word, in_holds, in_entries in (
+        ("held", totals.held_mt, replay.held_mt),
+        ("captured", totals.captured_mt, replay.captured_mt),
+        ("refunded", totals.refunded_mt, replay.refunded_mt),
+    ):
+        if in_holds != in_entries:
+            return replay.problem(
+                f"holds_{word}",
+                first_hold_without_end(session, replay.account_id),
+                f"{_shown(in_holds)} {word} in holds, {_shown(in_entries)} in entries",
+            )
+    if totals.holds != replay.holds:
+        return replay.problem("holds_count", None, f"{totals.holds} holds, the entries tell of {replay.holds}")
+    return None
+
+
+def _has_types_of_entry(row: Sequence[Any]) -> bool:
+    """Whether texts are texts and amounts whole numbers: SQLite takes anything in any column."""
+    return all(type(value) is str for value in row[2:5]) and all(type(value) is int for value in row[5:10])
+
+
+def _shown(value: Any) -> str:
+    return format_tokens(value) if type(value) is int else repr(value)
+
+
+_account, _entry, _seal = table_of(Account), table_of(Entry), table_of(Seal)
+
+
+def _load_accounts(session: Session, account_id: str | None) -> dict[str, _Stored]:
+    query = select(_account.c.id, _account.c.posted_mt, _account.c.held_mt, _account.c.version)
     if account_id is not None:
-        query = query.where(_entry.c.account_id == account_id)
+        query = query.where(_account.c.id == account_id)
+    return {row[0]: _Stored(*row[1:]) for row in session.connection().execute(query)}
+
+
+def _load_sealed_seqs(session: Session, account_id: str | None, stored: Mapping[str, _Stored]) -> set[str]:
+    """Note how far each account is sealed; gives the accounts that have seals and no row of their own."""
+    query = select(_seal.c.account_id, func.max(_seal.c.seq)).group_by(_seal.c.account_id)
+    if account_id is not None:
+        query = query.where(_seal.c.account_id == account_id)
+    orphans = set()
+    for key, seq in session.connection().execute(query):
+        if key in stored:
+            stored[key].sealed_seq = seq if type(seq) is int else SEQ_MAX
+        else:
+            orphans.add(key)
+    return orphans
+
+
+def _entry_rows(session: Session, account_id: str | None) -> Iterator[Any]:
     connection = session.connection()
+    query = entry_query(connection.dialect.name, account_id)
     yield from connection.execute(query, execution_options={"stream_results": True, "yield_per": ROWS_PER_FETCH})

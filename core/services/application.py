@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.config import Settings
 from core.db import Database
 from core.errors import VisionMeterError
-from core.inference.embedded import place_embedded_model
-from core.inference.engine import Engine
-from core.inference.registry import ModelState, Registry
 from core.jobs.blobs import BlobStore
 from core.pricing.book import adopt_book, read_book
+
+# torch takes seconds to import: a command that only reads the database does without.
+if TYPE_CHECKING:
+    from core.inference.engine import Engine
+    from core.inference.registry import Registry
 
 log = logging.getLogger("visionmeter")
 
@@ -30,6 +33,10 @@ class Application:
 
 def open_application(settings: Settings) -> Application:
     """Migrate the database, store the default prices, put the embedded model in place; starts no thread."""
+    from core.inference.embedded import place_embedded_model
+    from core.inference.engine import Engine
+    from core.inference.registry import Registry
+
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     db = Database(settings.sqlalchemy_url)
     db.migrate()
@@ -51,6 +58,8 @@ def open_application(settings: Settings) -> Application:
 
 def warm_models(app: Application) -> None:
     """Load the first model that is ready, so that the first customer does not wait for it."""
+    from core.inference.registry import ModelState
+
     for model in app.registry.models():
         if app.registry.state(model.name) is ModelState.READY:
             try:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from core.db import utcnow
+from sqlmodel import Session
+
+from core.db import Database, utcnow
 from core.errors import InvalidHeadError
 from core.identity.tables import User
 from core.ledger.seal import Head, get_head, list_heads, seal_entries, unsealed_accounts
@@ -16,56 +18,97 @@ from core.services.top_up import require_operator
 
 HEAD_FORMAT = "visionmeter-ledger-head/1"
 
+# For the portal: who may do it --------------------------------------------------------------------
+
 
 def check_ledger(app: Application, operator: User, *, heads: Iterable[Head] = ()) -> Verification:
     """Replay everybody's entries. Raises `NotAllowedError`."""
     require_operator(operator)
-    with app.db.read() as session:
-        return verify_ledger(session, heads=heads)
+    return replay(app.db, heads=heads)
 
 
 def verify_balance(app: Application, user: User, *, heads: Iterable[Head] = ()) -> Verification:
     """Replay the account's own entries and its chain."""
-    with app.db.read() as session:
-        return verify_ledger(session, user.account_id, heads=heads)
+    return replay(app.db, user.account_id, heads=heads)
 
 
 def export_own_head(app: Application, user: User) -> str:
     """The head of the account's own chain after sealing what is new, as JSON (`write_heads`)."""
-    seal_account(app, user.account_id)
-    with app.db.read() as session:
-        head = get_head(session, user.account_id)
-    return write_heads([head] if head.seq else [])
+    return write_heads(collect_heads(app.db, user.account_id))
 
 
 def export_heads(app: Application, operator: User) -> str:
     """The heads of all chains after sealing what is new, as JSON. Raises `NotAllowedError`."""
     require_operator(operator)
-    seal_ledger(app)
-    with app.db.read() as session:
-        return write_heads(list_heads(session))
+    return write_heads(collect_heads(app.db))
 
 
 def seal_account(app: Application, account_id: str) -> int:
     """Continue one account's chain up to its newest entry; gives the number of entries sealed."""
+    return seal(app.db, account_id)
+
+
+def seal_ledger(app: Application) -> int:
+    """Write the chains behind the entries that were committed since; gives the number of entries sealed."""
+    return seal(app.db)
+
+
+# For whoever has the database ---------------------------------------------------------------------
+
+
+def replay(db: Database, account_id: str | None = None, *, heads: Iterable[Head] = ()) -> Verification:
+    """Replay the entries of one account, or of all, in one snapshot."""
+    with db.read() as session:
+        return verify_ledger(session, account_id, heads=heads)
+
+
+def seal(db: Database, account_id: str | None = None) -> int:
+    """Continue the chain of one account, or of all, up to the newest entry; gives the number of entries sealed."""
+    if account_id is not None:
+        return _seal_account(db, account_id)
+    sealed, after = 0, ""
+    while True:
+        with db.read() as session:
+            account_ids = unsealed_accounts(session, after=after)
+        if not account_ids:
+            return sealed
+        sealed += sum(_seal_account(db, key) for key in account_ids)
+        # Onward even if nothing was sealed: a chain that was tampered with may not go on, and must not hold up others.
+        after = account_ids[-1]
+
+
+def collect_heads(db: Database, account_id: str | None = None) -> list[Head]:
+    """The head of one chain, or of all, after sealing what is new; an account without entries has none."""
+    seal(db, account_id)
+    with db.read() as session:
+        return _list_heads(session, account_id)
+
+
+def extend_heads(db: Database, kept: Iterable[Head], account_id: str | None = None) -> tuple[list[Head], Verification]:
+    """New heads in the place of kept ones, and whether the ledger still agrees with those, in one snapshot."""
+    seal(db, account_id)
+    with db.read() as session:
+        return _list_heads(session, account_id), verify_ledger(session, account_id, heads=kept)
+
+
+def _list_heads(session: Session, account_id: str | None) -> list[Head]:
+    if account_id is None:
+        return list_heads(session)
+    head = get_head(session, account_id)
+    return [head] if head.seq else []
+
+
+def _seal_account(db: Database, account_id: str) -> int:
     sealed = 0
     while True:
-        with app.db.write() as session:
+        with db.write() as session:
             count = seal_entries(session, account_id)
         sealed += count
         if not count:
             return sealed
 
 
-def seal_ledger(app: Application) -> int:
-    """Write the chains behind the entries that were committed since; gives the number of entries sealed."""
-    sealed = 0
-    while True:
-        with app.db.read() as session:
-            account_ids = unsealed_accounts(session)
-        if not account_ids:
-            return sealed
-        sealed += sum(seal_account(app, account_id) for account_id in account_ids)
+# The document -------------------------------------------------------------------------------------
 
 
 def write_heads(heads: Iterable[Head]) -> str:
