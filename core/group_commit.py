@@ -182,6 +182,12 @@ class GroupWriter:
 
 
 def _is_open(connection: Connection) -> bool:
-    """Whether SQLite itself still has the transaction open; it ends one by itself after some errors."""
+    """Whether SQLite itself still has the transaction open.
+
+    It ends one by itself after some errors, and SQLAlchemy gives a connection up when a `BaseException` strikes in
+    the middle of a statement.
+    """
+    if connection.invalidated:
+        return False
     driver = connection.connection.dbapi_connection
     return bool(driver is not None and driver.in_transaction)

@@ -23,6 +23,7 @@ from core.pricing.discounts import (
     write_discounts,
 )
 from core.pricing.formula import NO_DISCOUNT, calculate_tokens, charge_tokens, exact_tokens
+from core.pricing.refund_rules import LateRule, read_late_rules, write_late_rules
 from core.pricing.tables import PriceBook, Quote, Rate, Receipt
 
 DEFAULT_BOOK = Path(__file__).with_name("price_book.json")
@@ -70,6 +71,7 @@ class Prices:
     minimum: Decimal
     betas: Mapping[str, Decimal]
     discounts: tuple[BatchDiscount, ...] = ()
+    late_rules: tuple[LateRule, ...] = ()
 
     def __post_init__(self) -> None:
         check_discounts(self.discounts)
@@ -133,6 +135,7 @@ def read_book(path: Path = DEFAULT_BOOK) -> Prices:
         minimum=Decimal(data["minimum"]),
         betas={model: Decimal(beta) for model, beta in data["rates"].items()},
         discounts=read_discounts(data.get("batch_discounts", [])),
+        late_rules=read_late_rules(data.get("refund_rules", [])),
     )
 
 
@@ -146,6 +149,7 @@ def adopt_book(session: Session, prices: Prices, *, note: str = "") -> None:
             alpha=prices.alpha,
             minimum=prices.minimum,
             batch_discounts=write_discounts(prices.discounts),
+            refund_rules=write_late_rules(prices.late_rules),
             note=note,
         )
     )
@@ -223,4 +227,5 @@ def _load_prices(session: Session, book: PriceBook) -> Prices:
         book.minimum,
         {rate.model: rate.beta for rate in rates},
         read_discounts(book.batch_discounts),
+        read_late_rules(book.refund_rules),
     )

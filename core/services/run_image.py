@@ -8,12 +8,16 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from sqlmodel import Session
 
+from core.db import utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
 from core.inference.engine import Inference
 from core.inference.images import decode_image
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
+from core.ledger.corrections import refund_capture
+from core.pricing.book import Prices, get_prices
+from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import PriceBook, Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
@@ -24,6 +28,7 @@ log = logging.getLogger("visionmeter")
 
 ENGINE_RETRY_S = 0.05
 FIRST_ATTEMPT_FAILED = "first_attempt_failed"
+LATE_RULE = "rule:late"
 
 
 def run_image(app: Application, job: Job, image: JobImage) -> None:
@@ -121,8 +126,25 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
     counts = inference.detections.filter(confidence_min=0.25).counts()
     _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
+    _refund_if_late(session, job, image, get_prices(session, quote.price_version))
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
+
+
+def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
+    """What the price book promises for a result that took too long, in the transaction of its charge."""
+    waited_s = int((utcnow() - job.created_at).total_seconds())
+    rule = find_late_rule(prices.late_rules, waited_s)
+    if rule is None or not rule.refund_mt(image.amount_mt):
+        return
+    assert image.hold_id is not None
+    refund_capture(
+        session,
+        image.hold_id,
+        rule.refund_mt(image.amount_mt),
+        reason=f"late: {waited_s} s after the run was started, promised within {rule.after_s} s",
+        actor=LATE_RULE,
+    )
 
 
 def _answer_free(app: Application, job: Job, image: JobImage) -> None:

@@ -48,6 +48,7 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE account ADD COLUMN {name} {definition}")
     for name, definition in HOLD_COLUMNS.items():
         op.execute(f"ALTER TABLE hold ADD COLUMN {name} {definition}")
+    op.execute("ALTER TABLE price_book ADD COLUMN refund_rules JSON NOT NULL DEFAULT '[]'")
     op.create_index(
         'ix_entry_not_usage', 'entry', ['account_id', 'seq'],
         sqlite_where=sa.text(NOT_USAGE), postgresql_where=sa.text(NOT_USAGE),
@@ -131,4 +132,5 @@ def downgrade() -> None:
     for table, columns in (("hold", HOLD_COLUMNS), ("account", ACCOUNT_COLUMNS)):
         for name in reversed(columns):
             op.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+    op.execute("ALTER TABLE price_book DROP COLUMN refund_rules")
     op.drop_table('budget')

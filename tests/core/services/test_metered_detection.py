@@ -461,3 +461,29 @@ def test_a_job_that_waits_longer_than_its_lease_is_served(
         assert statuses(wait(app, ann, two)) == ["charged"]
     finally:
         app.engine.stop()
+
+
+def test_a_late_result_gives_back_what_the_price_book_promises(
+    app: Application, ann: User, start_runner: StartRunner
+) -> None:
+    """250 charged and half of it refunded by the rule, in one step, with the reason; one in time pays in full."""
+    from dataclasses import replace
+    from decimal import Decimal
+
+    from core.ledger.tables import Entry
+    from core.pricing.book import adopt_book, current_prices
+    from core.pricing.refund_rules import LateRule
+
+    with app.db.write() as session:
+        adopt_book(session, replace(current_prices(session), version="9999", late_rules=(LateRule(60, Decimal(50)),)))
+    late, in_time = pictures(1, seed=1), pictures(1, seed=2)
+    job = submit(app, ann, quote(app, ann, late), late)
+    change(app, "UPDATE job SET created_at = '2026-01-01 00:00:00.000000'")
+    start_runner(app)
+    wait(app, ann, job)
+    run(app, ann, in_time)
+    assert balance(app, ann) == (20_000 - 125 - 250, 0)
+    with app.db.read() as session:
+        (refund,) = session.exec(select(Entry).where(Entry.kind == "refund")).all()
+    assert (refund.amount_mt, refund.actor) == (125, "rule:late")
+    assert refund.memo.startswith("late: ")
