@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
@@ -28,6 +29,11 @@ def tokens(amount_mt: int) -> str:
 def tokens_and_money(amount_mt: int) -> str:
     """Tokens and money together, such as `5.625 tokens · ¥0.06`."""
     return f"{tokens(amount_mt)} · {money(amount_mt)}"
+
+
+def percent(value: Decimal) -> str:
+    """A percentage without idle zeros, such as `7.5 %`, which no line break parts."""
+    return f"{value.normalize():f}\N{NO-BREAK SPACE}%"
 
 
 def show_amount(place: DeltaGenerator, label: str, amount_mt: int) -> None:

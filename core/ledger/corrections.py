@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import bindparam, update
 from sqlmodel import Session, col, select
 
 from core.errors import AccountNotActiveError, HoldEndedError, ReasonMissingError, RefundTooLargeError
-from core.ledger.ledger import HOUSE_REVENUE
+from core.ledger.ledger import HOLDS_PER_STATEMENT_MAX, HOUSE_REVENUE
 from core.ledger.posting import (
     Move,
     lock_account,
@@ -109,6 +110,22 @@ def refundable_mt(session: Session, hold_id: str) -> int:
     """What is left of a charge: captured and not refunded yet."""
     hold = session.get(Hold, hold_id, populate_existing=True)
     return 0 if hold is None else hold.captured_mt - hold.refunded_mt
+
+
+def find_refunded(session: Session, account_id: str, hold_ids: Collection[str]) -> dict[str, int]:
+    """Which of an account's charges were refunded, and by how many milli-tokens in all."""
+    refunded: dict[str, int] = {}
+    keys = list(hold_ids)
+    for start in range(0, len(keys), HOLDS_PER_STATEMENT_MAX):
+        rows = session.exec(
+            select(Hold.id, Hold.refunded_mt).where(
+                col(Hold.id).in_(keys[start : start + HOLDS_PER_STATEMENT_MAX]),
+                Hold.account_id == account_id,
+                Hold.refunded_mt > 0,
+            )
+        )
+        refunded.update(dict(rows.all()))
+    return refunded
 
 
 def require_account(session: Session, account_id: str) -> None:

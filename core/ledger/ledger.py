@@ -256,11 +256,26 @@ def list_entries(
     account_id: str,
     *,
     kinds: Collection[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     before_seq: int | None = None,
     limit: int = 10_000,
 ) -> Sequence[Entry]:
-    """An account's entries, newest first, of some kinds or of all; `before_seq` goes on where a page ended."""
+    """An account's entries, newest first, of some kinds or of all; `before_seq` goes on where a page ended.
+
+    A period takes the numbers from the first entry at or after `since` to the one before the first at or after
+    `until`: so each entry lies in exactly one of two adjacent periods, whatever the clocks of several machines say.
+    """
     query = select(Entry).where(Entry.account_id == account_id)
+    if since is not None:
+        first_seq = _first_seq(session, account_id, since)
+        if first_seq is None:
+            return []
+        query = query.where(col(Entry.seq) >= first_seq)
+    if until is not None:
+        end_seq = _first_seq(session, account_id, until)
+        if end_seq is not None:
+            query = query.where(col(Entry.seq) < end_seq)
     if kinds is not None:
         query = query.where(col(Entry.kind).in_(kinds))
         if not USAGE_KINDS & set(kinds):
@@ -269,6 +284,21 @@ def list_entries(
     if before_seq is not None:
         query = query.where(col(Entry.seq) < before_seq)
     return session.exec(query.order_by(col(Entry.seq).desc()).limit(limit)).all()
+
+
+def list_hold_entries(session: Session, hold_id: str) -> Sequence[Entry]:
+    """Everything that happened to a hold, oldest first: held, ended, refunded."""
+    return session.exec(select(Entry).where(Entry.hold_id == hold_id).order_by(col(Entry.seq))).all()
+
+
+def _first_seq(session: Session, account_id: str, moment: datetime) -> int | None:
+    """The number of the first entry at or after a moment."""
+    return session.exec(
+        select(Entry.seq)
+        .where(Entry.account_id == account_id, col(Entry.created_at) >= moment)
+        .order_by(col(Entry.created_at), col(Entry.seq))
+        .limit(1)
+    ).first()
 
 
 def _give_back(

@@ -2,17 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlalchemy import select
+from sqlmodel import Session, col
 
 from core.errors import HoldEndedError
 from core.identity.tables import User
 from core.ledger import corrections
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
 from core.ledger.tables import Entry, Hold
+from core.pricing.tables import Receipt
 from core.services.application import Application
 from core.services.top_up import require_operator
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A captured hold as the operator sees it; amounts in milli-tokens.
+
+    `image_name` and `model` are empty for demonstration data, which has no receipts.
+    """
+
+    hold_id: str
+    seq: int
+    charged_at: datetime
+    amount_mt: int
+    refunded_mt: int
+    image_name: str
+    model: str
+
+    @property
+    def left_mt(self) -> int:
+        """What can still be refunded."""
+        return self.amount_mt - self.refunded_mt
+
+
+def list_charges(
+    app: Application,
+    operator: User,
+    account_id: str,
+    *,
+    reference: str = "",
+    before_seq: int | None = None,
+    limit: int = 50,
+) -> list[Charge]:
+    """An account's charges, newest first; with a `reference`, the one whose hold or receipt has this id.
+
+    `before_seq` goes on where a page ended. Raises `NotAllowedError`.
+    """
+    require_operator(operator)
+    query = (
+        select(
+            col(Entry.seq),
+            col(Entry.created_at),
+            col(Hold.id),
+            col(Hold.captured_mt),
+            col(Hold.refunded_mt),
+            col(Receipt.image_name),
+            col(Receipt.model),
+        )
+        .join(Hold, col(Hold.id) == col(Entry.hold_id))
+        .join(Receipt, col(Receipt.hold_id) == col(Hold.id), isouter=True)
+        .where(col(Entry.account_id) == account_id, col(Entry.kind) == "capture")
+        .order_by(col(Entry.seq).desc())
+        .limit(limit)
+    )
+    if before_seq is not None:
+        query = query.where(col(Entry.seq) < before_seq)
+    with app.db.read() as session:
+        if reference:
+            found = session.execute(select(col(Receipt.hold_id)).where(col(Receipt.id) == reference)).scalar()
+            query = query.where(col(Entry.hold_id) == (found or reference))
+        rows = session.execute(query).all()
+    return [
+        Charge(hold_id, seq, at, captured_mt, refunded_mt, name or "", model or "")
+        for seq, at, hold_id, captured_mt, refunded_mt, name, model in rows
+    ]
 
 
 def refund_charge(

@@ -16,6 +16,7 @@ from sqlmodel import Session
 
 from core.db import utcnow
 from core.errors import (
+    AccountNotActiveError,
     ChargeKeyTakenError,
     InvalidImageSizeError,
     QuoteExpiredError,
@@ -23,6 +24,7 @@ from core.errors import (
     QuoteMismatchError,
     QuoteNotFoundError,
     TooManyImagesError,
+    VisionMeterError,
 )
 from core.geometry import IMG_SIZES_PX
 from core.identity.tables import User
@@ -34,8 +36,10 @@ from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
 from core.ledger.spending import require_within_caps
+from core.ledger.tables import Account
 from core.money import to_millitokens
-from core.pricing.book import current_prices
+from core.pricing.book import current_prices, get_prices
+from core.pricing.discounts import NextTier, find_next_tier
 from core.pricing.tables import Quote
 from core.services.application import Application
 from core.services.team import require_role
@@ -176,6 +180,39 @@ def requote(app: Application, user: User, quote: Quote) -> Quote:
         for line in quote_lines(quote)
     ]
     return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size)
+
+
+def get_quote(app: Application, user: User, quote_id: str) -> Quote:
+    """A stored quote of the account. Raises `QuoteNotFoundError`."""
+    with app.db.read() as session:
+        return _get_quote(session, user.account_id, quote_id)
+
+
+def next_discount(app: Application, quote: Quote) -> NextTier | None:
+    """What a quoted batch lacks for the next discount of its price list.
+
+    None when it has the last one, when all of it is free, or when so many images do not fit into one batch.
+    """
+    charged = sum(1 for line in quote_lines(quote) if line.free_reason is None)
+    with app.db.read() as session:
+        tier = find_next_tier(charged, get_prices(session, quote.price_version).discounts)
+    if tier is None or not charged or len(quote.lines) + tier.images_missing > app.settings.batch_images_max:
+        return None
+    return tier
+
+
+def find_obstacle(app: Application, user: User, quote: Quote) -> VisionMeterError | None:
+    """What would refuse this run at the moment, or None: role, frozen account, balance or caps. Nothing is held."""
+    lines = quote_lines(quote)
+    try:
+        require_role(user, "member")
+        with app.db.read() as session:
+            if quote.total_mt and session.get_one(Account, user.account_id).status != "active":
+                return AccountNotActiveError("This account cannot spend: ask the operator why it is frozen.")
+            _require_affordable(app, session, user.account_id, lines)
+    except VisionMeterError as obstacle:
+        return obstacle
+    return None
 
 
 def submit_quote(
