@@ -122,6 +122,12 @@ class ChargeKeyTakenError(VisionMeterError):
     code = "charge_key_taken"
 
 
+class LedgerInconsistentError(VisionMeterError):
+    """An account's entries do not lead to its stored balances; `account_id` names it."""
+
+    code = "ledger_inconsistent"
+
+
 class HoldEndedError(VisionMeterError):
     """The hold was captured, released or expired before; a hold ends once."""
 

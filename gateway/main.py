@@ -53,6 +53,7 @@ HTTP_STATUS = {
     "reason_missing": 422,
     "too_many_attempts": 429,
     "inference_failed": 500,
+    "ledger_inconsistent": 500,
     "engine_busy": 503,
     "engine_stopped": 503,
     "model_not_ready": 503,

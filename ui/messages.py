@@ -77,6 +77,9 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "quote_grew": lambda d: _(
         "The price went from {before} to {now} tokens since the preview. Nothing was taken: look at it and decide."
     ).format(before=format_tokens(d["previous_mt"]), now=format_tokens(d["total_mt"])),
+    "ledger_inconsistent": lambda _d: _(
+        "The entries of this account do not add up to its balance, so nothing is shown: tell the operator."
+    ),
     "quote_expired": lambda _d: _("The price was too old and has been refreshed: check it and press Run again."),
     "quote_not_found": lambda _d: _("This price is not known any more and has been refreshed: press Run again."),
     "quote_mismatch": lambda _d: _("The pictures changed since the price was shown: check it and press Run again."),
