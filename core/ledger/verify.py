@@ -58,8 +58,8 @@ class Verification:
 
     There is at most one problem for an account, its first, and at most `PROBLEMS_MAX` in all. `ledger_sum_mt` adds up
     what all accounts have, the house's included, as the entries' debits and credits tell it for the house and the
-    stored balances for the customers: zero when nothing came from nowhere. `unsealed` counts the newest entries, which
-    no seal covers yet.
+    stored balances for the customers: zero when nothing came from nowhere. `unsealed` counts the entries that no seal
+    covers yet, the newest.
     """
 
     accounts: int
@@ -108,11 +108,12 @@ class _Replay:
         "refunded_mt",
         "sealed_seq",
         "seq",
+        "unsealed",
     )
 
     def __init__(self, account_id: str, heads: _Heads) -> None:
         self.account_id = account_id
-        self.entries = self.seq = self.sealed_seq = self.holds = 0
+        self.entries = self.seq = self.sealed_seq = self.unsealed = self.holds = 0
         self.posted_mt = self.held_mt = self.captured_mt = self.refunded_mt = self.house_mt = 0
         self._heads = heads
         self._digest = first_digest(account_id)
@@ -130,12 +131,15 @@ class _Replay:
             self.entries += 1
             problem = self._check_chain(row) or self._check_balance(row)
             if problem is not None:
-                self.entries += sum(1 for _ in rows)
+                for later in rows:
+                    self.entries += 1
+                    self.unsealed += later[-1] is None
                 return problem
         return None
 
     def _check_chain(self, row: Sequence[Any]) -> Problem | None:
         seq, sealed_digest = row[1], row[-1]
+        self.unsealed += sealed_digest is None
         expected = self.seq + 1
         if seq != expected:
             return self._explain_gap(seq, expected)
@@ -238,7 +242,7 @@ def verify_ledger(session: Session, account_id: str | None = None, *, heads: Ite
         replay = _Replay(str(key), expected.get(key, {}))
         problem = replay.replay(own_rows)
         entries += replay.entries
-        unsealed += replay.seq - replay.sealed_seq
+        unsealed += replay.unsealed
         house_mt += replay.house_mt
         finish(replay, problem)
     for key in sorted(known):

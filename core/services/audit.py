@@ -11,6 +11,7 @@ from sqlmodel import Session
 from core.db import Database, utcnow
 from core.errors import InvalidHeadError
 from core.identity.tables import User
+from core.ledger.corrections import require_account
 from core.ledger.seal import Head, get_head, list_heads, seal_entries, unsealed_accounts
 from core.ledger.verify import Verification, verify_ledger
 from core.services.application import Application
@@ -78,14 +79,22 @@ def seal(db: Database, account_id: str | None = None) -> int:
 
 
 def collect_heads(db: Database, account_id: str | None = None) -> list[Head]:
-    """The head of one chain, or of all, after sealing what is new; an account without entries has none."""
+    """The head of one chain, or of all, after sealing what is new; an account without entries has none.
+
+    Raises `AccountNotActiveError` when there is no such account.
+    """
     seal(db, account_id)
     with db.read() as session:
+        if account_id is not None:
+            require_account(session, account_id)
         return _list_heads(session, account_id)
 
 
 def extend_heads(db: Database, kept: Iterable[Head], account_id: str | None = None) -> tuple[list[Head], Verification]:
-    """New heads in the place of kept ones, and whether the ledger still agrees with those, in one snapshot."""
+    """New heads in the place of kept ones, and whether the ledger still agrees with those, in one snapshot.
+
+    Without the account the kept heads of it are what disagrees.
+    """
     seal(db, account_id)
     with db.read() as session:
         return _list_heads(session, account_id), verify_ledger(session, account_id, heads=kept)
