@@ -1,4 +1,4 @@
-"""Admin: vouchers, customers, models, and the ledger's check. For the operator."""
+"""Admin: vouchers, customers, models, prices, and the ledger's check. For the operator."""
 
 import csv
 import io
@@ -6,19 +6,24 @@ from datetime import UTC, datetime, time
 
 import streamlit as st
 
+from core.csv_text import plain_cell
 from core.errors import VisionMeterError
 from core.inference.registry import ModelState
 from core.money import format_tokens, parse_tokens
 from core.payments.tables import Voucher
-from core.services import account_view, admin, audit, top_up
+from core.services import account_view, admin, top_up
 from core.services.application import current
-from ui.format import local_time, time_zone, tokens
+from ui.customers import show_customers
+from ui.format import local_time, percent, time_zone
 from ui.i18n import _, ngettext
+from ui.ledger_check import show_ledger
 from ui.messages import explain
 from ui.session import require_operator
 
 operator = require_operator()
 app = current()
+# Columns of the table of β.
+PRICE_LISTS_SHOWN = 6
 
 
 def voucher_state(voucher: Voucher) -> str:
@@ -37,7 +42,9 @@ def vouchers_csv(vouchers: list[Voucher]) -> str:
     writer.writerow(["code", "tokens", "note", "expires_utc"])
     for voucher in vouchers:
         expires = voucher.expires_at.isoformat() if voucher.expires_at else ""
-        writer.writerow([voucher.code, format_tokens(voucher.amount_mt).replace(",", ""), voucher.note, expires])
+        writer.writerow(
+            [voucher.code, format_tokens(voucher.amount_mt).replace(",", ""), plain_cell(voucher.note), expires]
+        )
     return buffer.getvalue()
 
 
@@ -102,27 +109,6 @@ def make(amount: str, count: int, note: str, expires) -> None:
         st.error(explain(error))
 
 
-def show_customers() -> None:
-    customers = admin.list_customers(app, operator)
-    st.dataframe(
-        [
-            {
-                _("E-mail"): customer.user.email,
-                _("Role"): _("operator") if customer.user.is_operator else _("customer"),
-                _("Balance"): format_tokens(customer.account.posted_mt),
-                _("Held"): format_tokens(customer.account.held_mt),
-                _("Since"): local_time(customer.user.created_at),
-                _("Last sign-in"): local_time(customer.user.last_sign_in_at) if customer.user.last_sign_in_at else "",
-                _("Demonstration"): customer.account.is_demo,
-            }
-            for customer in customers
-        ],
-        hide_index=True,
-    )
-    if len(customers) == 1:
-        st.caption(_("Nobody but you has signed up yet."))
-
-
 def show_models() -> None:
     states = {
         ModelState.READY: _("ready"),
@@ -169,29 +155,52 @@ def show_models() -> None:
                     st.rerun()
 
 
-def show_ledger() -> None:
-    left, middle, right = st.columns(3)
-    left.metric(_("Device"), app.engine.device_name)
-    middle.metric(_("Waiting for the engine"), app.engine.queue_depth)
-    prices = account_view.get_prices(app)
-    right.metric(_("Price list"), prices.version)
-    st.caption(_("Replays every entry of every account and checks that all accounts, ours included, sum to zero."))
-    if st.button(_("Check the ledger"), icon=":material/verified:", type="primary"):
-        check = audit.check_ledger(app, require_operator())
-        if check.ok:
-            st.success(
-                _("{accounts} accounts and {entries} entries agree; the sum is {sum}.").format(
-                    accounts=f"{check.accounts:,}", entries=f"{check.entries:,}", sum=tokens(check.ledger_sum_mt)
+def show_prices() -> None:
+    versions = admin.list_price_versions(app, operator)
+    lists = [version.prices for version in versions]
+    in_force = lists[0]
+    st.caption(
+        _("In force: {version}, α {alpha}, at least {minimum} tokens a picture.").format(
+            version=in_force.version, alpha=in_force.alpha, minimum=in_force.minimum
+        )
+    )
+    st.dataframe(
+        [
+            {
+                _("Version"): version.prices.version,
+                _("In force since"): local_time(version.since),
+                "α": str(version.prices.alpha),
+                _("Minimum"): str(version.prices.minimum),
+                _("Discount from so many pictures"): " · ".join(
+                    f"{tier.images_min}: {percent(tier.percent)}" for tier in version.prices.discounts
                 )
-            )
-        else:
-            problems = "; ".join(problem.message for problem in check.problems[:5])
-            st.error(_("The ledger disagrees: {problem}").format(problem=problems))
+                or "—",
+                _("Given back when late"): " · ".join(
+                    f"{rule.after_s} s: {percent(rule.percent)}" for rule in version.prices.late_rules
+                )
+                or "—",
+                _("Note"): version.note,
+            }
+            for version in versions
+        ],
+        hide_index=True,
+    )
+    st.markdown(f"**{_('β by model')}**")
+    st.dataframe(
+        [
+            {
+                _("Model"): model,
+                **{prices.version: str(prices.betas.get(model, "—")) for prices in lists[:PRICE_LISTS_SHOWN]},
+            }
+            for model in in_force.betas
+        ],
+        hide_index=True,
+    )
 
 
 st.title(_("Admin"))
-vouchers_tab, customers_tab, models_tab, ledger_tab = st.tabs(
-    [_("Vouchers"), _("Customers"), _("Models"), _("Ledger and load")]
+vouchers_tab, customers_tab, models_tab, prices_tab, ledger_tab = st.tabs(
+    [_("Vouchers"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load")]
 )
 with vouchers_tab:
     show_vouchers()
@@ -199,5 +208,7 @@ with customers_tab:
     show_customers()
 with models_tab:
     show_models()
+with prices_tab:
+    show_prices()
 with ledger_tab:
     show_ledger()

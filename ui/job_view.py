@@ -94,10 +94,12 @@ def state_words(status: str) -> str:
 def _show_settlement(view: JobView) -> None:
     progress = view.progress
     with st.container(border=True):
-        charged, free, back = st.columns(3)
+        charged, free, back, *refunded = st.columns(4 if view.refunded_mt else 3)
         show_amount(charged, _("Charged"), progress.charged_mt)
         free.metric(_("Free pictures"), progress.counts.get("free", 0))
         show_amount(back, _("Given back"), progress.given_back_mt)
+        if refunded:
+            show_amount(refunded[0], _("Refunded"), view.refunded_mt)
     unpaid = [image for image in view.images if image.status in ("failed", "cancelled", "interrupted")]
     if not unpaid:
         return

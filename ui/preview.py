@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from decimal import Decimal
+
 import streamlit as st
 
 from core.db import utcnow
-from core.errors import InsufficientTokensError, VisionMeterError
+from core.errors import VisionMeterError
 from core.money import format_tokens
 from core.pricing.tables import Quote
 from core.services import account_view
@@ -13,19 +16,20 @@ from core.services.application import current
 from core.services.metered_detection import (
     FREE_PROCESSED,
     QuoteLine,
+    next_discount,
     quote_batch,
     quote_lines,
-    submit_quote,
 )
-from ui.batch import Candidate, clear_batch
-from ui.format import plain, show_amount, tokens, tokens_and_money
+from ui.batch import Candidate
+from ui.format import local_time, percent, plain, show_amount, tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain, explain_code
-from ui.navigation import go_to
+from ui.run_button import show_run_button
 from ui.session import require_user
 
 LINES_SHOWN = 12
 REQUOTE_BEFORE_S = 30
+BINDING_REFRESH_S = 20.0
 
 
 def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None:
@@ -44,12 +48,16 @@ def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None
     lines = quote_lines(quote)
     st.subheader(_("Price before running"))
     for candidate, line in list(zip(served, lines, strict=True))[:LINES_SHOWN]:
-        _show_line(candidate, line)
+        _show_line(candidate, line, quote.discount_percent)
     if len(lines) > LINES_SHOWN:
         with st.expander(ngettext("{n} more picture", "{n} more pictures", len(lines) - LINES_SHOWN)):
             st.dataframe(
                 [
-                    {_("Picture"): line.name, _("Formula"): _formula(line), _("Tokens"): format_tokens(line.amount_mt)}
+                    {
+                        _("Picture"): line.name,
+                        _("Formula"): _formula(line, quote.discount_percent),
+                        _("Tokens"): format_tokens(line.amount_mt),
+                    }
                     for line in lines[LINES_SHOWN:]
                 ],
                 hide_index=True,
@@ -58,7 +66,11 @@ def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None
 
 
 def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
-    """The stored quote of exactly this batch; a new one when the batch changed or the old one runs out."""
+    """The stored quote of exactly this batch; a new one when the batch changed or the old one runs out.
+
+    A click on Run keeps the quote that was on the button, however old: `submit_quote` renews it, and asks when the
+    price grew.
+    """
     user = require_user()
     signature = (
         tuple((candidate.name, candidate.image.file_sha256) for candidate in served if candidate.image),
@@ -67,24 +79,37 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
         st.session_state.get("jobs_seen", 0),
     )
     quote: Quote | None = st.session_state.get("quote")
-    fresh = quote is not None and (quote.expires_at - utcnow()).total_seconds() > REQUOTE_BEFORE_S
-    if quote is None or not fresh or st.session_state.get("quote_signature") != signature:
-        if quote is not None and st.session_state.get(f"run_{quote.id}"):
-            # The click was meant for the price that was on the button; the new one must be looked at first.
-            st.warning(explain_code("quote_expired"), icon=":material/price_change:")
-        images = [candidate.image for candidate in served if candidate.image]
-        quote = quote_batch(current(), user, images, model=model, img_size=img_size)
-        st.session_state["quote"], st.session_state["quote_signature"] = quote, signature
+    is_clicked = quote is not None and bool(st.session_state.get(f"run_{quote.id}"))
+    if quote is not None and st.session_state.get("quote_signature") == signature:
+        if is_clicked or (quote.expires_at - utcnow()).total_seconds() > REQUOTE_BEFORE_S:
+            return quote
+    elif is_clicked:
+        # The click was meant for the price that was on the button; the new one must be looked at first.
+        st.warning(explain_code("quote_mismatch"), icon=":material/price_change:")
+    images = [candidate.image for candidate in served if candidate.image]
+    quote = quote_batch(current(), user, images, model=model, img_size=img_size)
+    st.session_state["quote"], st.session_state["quote_signature"] = quote, signature
     return quote
 
 
-def _formula(line: QuoteLine) -> str:
-    price = format_tokens(line.list_mt)
-    at_minimum = f" ({_('minimum')})" if line.list_mt == line.minimum_mt else ""
-    return f"{line.alpha} × ({line.input_width} × {line.input_height} / 640²) × {line.beta} = {price}{at_minimum}"
+def _formula(line: QuoteLine, discount_percent: Decimal) -> str:
+    """The price of a picture with all its numbers; of a free one, why it is free."""
+    if line.free_reason is not None:
+        return _free_words(line)
+    discount = f" × (1 − {percent(discount_percent)})" if discount_percent else ""
+    share = f" + {format_tokens(line.floor_mt)} {_('floor')}" if line.floor_mt else ""
+    at_minimum = f" ({_('minimum')})" if line.amount_mt - line.floor_mt == line.minimum_mt else ""
+    return (
+        f"{line.alpha} × ({line.input_width} × {line.input_height} / 640²) × {line.beta}{discount}{share} = "
+        f"{format_tokens(line.amount_mt)}{at_minimum}"
+    )
 
 
-def _show_line(candidate: Candidate, line: QuoteLine) -> None:
+def _free_words(line: QuoteLine) -> str:
+    return _("already processed — free") if line.free_reason == FREE_PROCESSED else _("same picture as above — free")
+
+
+def _show_line(candidate: Candidate, line: QuoteLine, discount_percent: Decimal) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
         if candidate.thumbnail:
             st.image(candidate.thumbnail, width=88)
@@ -98,75 +123,81 @@ def _show_line(candidate: Candidate, line: QuoteLine) -> None:
                     input_height=line.input_height,
                 )
             )
-            if line.free_reason is None:
-                st.markdown(f"`{_formula(line)}` {_('tokens')}")
-            elif line.free_reason == FREE_PROCESSED:
-                st.markdown(f":green-badge[{_('already processed — free')}]")
+            if line.free_reason is not None:
+                st.markdown(f":green-badge[{_free_words(line)}]")
+            elif line.amount_mt < line.list_mt:
+                st.markdown(
+                    f"`{_formula(line, discount_percent)}` {_('tokens')} :gray[~~{format_tokens(line.list_mt)}~~]"
+                )
             else:
-                st.markdown(f":green-badge[{_('same picture as above — free')}]")
+                st.markdown(f"`{_formula(line, discount_percent)}` {_('tokens')}")
 
 
 def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -> None:
-    balance = account_view.get_balance(current(), require_user())
+    user = require_user()
+    balance = account_view.get_balance(current(), user)
     free = sum(1 for line in lines if line.free_reason)
     with st.container(border=True):
         left, middle, right = st.columns(3)
         show_amount(left, _("Total"), quote.total_mt)
         show_amount(middle, _("Balance after"), balance.available_mt - quote.total_mt)
-        minutes = max(1, round((quote.expires_at - utcnow()).total_seconds() / 60))
-        right.metric(_("Pictures"), f"{len(lines):,}")
-        st.caption(
-            " · ".join(
-                filter(
-                    None,
+        right.metric(
+            _("Pictures"),
+            f"{len(lines):,}",
+            delta=_("{charged} charged · {free} free").format(charged=f"{len(lines) - free:,}", free=f"{free:,}"),
+            delta_color="off",
+            delta_arrow="off",
+        )
+        with st.container(gap="xxsmall"):
+            _show_discount(quote, lines)
+            st.caption(
+                " · ".join(
                     [
-                        _("tokens = α · (W · H / 640²) · β, rounded to 0.001, at least {minimum}").format(
-                            minimum=format_tokens(lines[0].minimum_mt)
-                        ),
-                        ngettext("{n} picture is free", "{n} pictures are free", free) if free else "",
+                        (
+                            _("tokens = α · (W · H / 640²) · β · (1 − discount), rounded to 0.001, at least {minimum}")
+                            if quote.discount_percent
+                            else _("tokens = α · (W · H / 640²) · β, rounded to 0.001, at least {minimum}")
+                        ).format(minimum=format_tokens(lines[0].minimum_mt)),
                         _("price list {version}").format(version=quote.price_version),
-                        ngettext("binding for {n} minute", "binding for {n} minutes", minutes),
-                    ],
+                    ]
                 )
             )
-        )
-        missing_mt = quote.total_mt - balance.available_mt
-        if missing_mt > 0:
-            st.warning(
-                _("The balance is short by {amount}.").format(amount=tokens_and_money(missing_mt)),
-                icon=":material/account_balance_wallet:",
+            st.fragment(_show_binding, run_every=BINDING_REFRESH_S)(quote.expires_at)
+        show_run_button(quote, served)
+
+
+def _show_discount(quote: Quote, lines: list[QuoteLine]) -> None:
+    """What the batch saves, as a sum that adds up, and what would save more."""
+    if quote.discount_percent:
+        floor_mt = sum(line.floor_mt for line in lines)
+        discount_mt = quote.list_mt - (quote.total_mt - floor_mt)
+        st.markdown(
+            _("List price {list} − {discount} ({percent} batch discount){floor} = **{total}**").format(
+                list=format_tokens(quote.list_mt),
+                discount=format_tokens(discount_mt),
+                percent=percent(quote.discount_percent),
+                floor=f" + {format_tokens(floor_mt)} {_('floor')}" if floor_mt else "",
+                total=tokens(quote.total_mt),
             )
-            if st.button(
-                _("Top up {amount} to run").format(amount=tokens(missing_mt)), type="primary", width="stretch"
-            ):
-                go_to("top_up")
-            return
-        label = _("Run — {amount}").format(amount=tokens(quote.total_mt)) if quote.total_mt else _("Run — free")
-        # The key names the quote: a click on a button with another price starts nothing.
-        if st.button(
-            label,
-            type="primary",
-            width="stretch",
-            key=f"run_{quote.id}",
-            icon=":material/play_arrow:",
-            shortcut="Ctrl+Enter",
-        ):
-            _run(quote, served)
+        )
+        if floor_mt:
+            st.caption(_("The floor: a batch never costs less than a smaller one that it contains."))
+    tier = next_discount(current(), quote)
+    if tier is not None:
+        st.markdown(
+            ":material/sell: "
+            + _("Add {count} and the batch gets {percent} off.").format(
+                count=ngettext("{n} picture", "{n} pictures", tier.images_missing), percent=percent(tier.percent)
+            )
+        )
 
 
-def _run(quote: Quote, served: list[Candidate]) -> None:
-    user = require_user()
-    files = {candidate.image.file_sha256: candidate.read() for candidate in served if candidate.image}
-    try:
-        job = submit_quote(current(), user, quote.id, files)
-    except InsufficientTokensError as error:
-        st.error(explain(error))
-        return
-    except VisionMeterError as error:
-        st.session_state.pop("quote", None)
-        st.error(explain(error))
-        return
-    clear_batch()
-    st.session_state["job_id"] = job.id
-    st.query_params["run"] = job.id
-    st.rerun()
+def _show_binding(expires_at: datetime) -> None:
+    left_s = (expires_at - utcnow()).total_seconds()
+    if left_s > 0:
+        binding = ngettext("binding for {n} minute", "binding for {n} minutes", max(1, round(left_s / 60)))
+        st.caption(f":material/lock_clock: {binding} · {_('until {time}').format(time=local_time(expires_at)[-5:])}")
+    else:
+        st.caption(
+            ":material/lock_clock: " + _("Asked for again when you run: you never pay more than the button says.")
+        )

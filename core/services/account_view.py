@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from core.csv_text import plain_cell
 from core.identity.tables import User
 from core.inference.detections import Detections
 from core.jobs import jobs
 from core.jobs.jobs import Progress
 from core.jobs.tables import Job, JobImage
-from core.ledger import ledger
+from core.ledger import corrections, ledger
 from core.ledger.ledger import Balance
 from core.ledger.tables import Account, Entry
 from core.money import from_millitokens
@@ -20,14 +22,22 @@ from core.pricing.book import Prices, current_prices, find_receipt, recompute_re
 from core.pricing.tables import Receipt
 from core.services.application import Application
 
+# What somebody did to an account with a reason, rather than what its work made.
+WITH_REASON = frozenset({"refund", "adjustment", "freeze", "unfreeze"})
+_COLUMNS = (
+    *("seq", "time_utc", "type", "tokens", "held_change", "balance_after", "held_after"),
+    *("reference", "actor", "reason"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A run with everything its page shows."""
+    """A run with everything its page shows; `refunded_mt` of what was charged was given back later."""
 
     job: Job
     progress: Progress
     images: Sequence[JobImage]
+    refunded_mt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +76,42 @@ def list_transactions(
     user: User,
     *,
     kinds: Collection[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     before_seq: int | None = None,
     limit: int = 5000,
 ) -> Sequence[Entry]:
-    """The account's entries, newest first, of some kinds or of all; `before_seq` goes on where a page ended."""
+    """The account's entries, newest first, of some kinds or of all, from `since` on and before `until`.
+
+    `before_seq` goes on where a page ended.
+    """
     with app.db.read() as session:
-        return ledger.list_entries(session, user.account_id, kinds=kinds, before_seq=before_seq, limit=limit)
+        return ledger.list_entries(
+            session, user.account_id, kinds=kinds, since=since, until=until, before_seq=before_seq, limit=limit
+        )
 
 
-def transactions_csv(entries: Iterable[Entry]) -> str:
-    """Entries as CSV; times in UTC, amounts in tokens with three decimals."""
+def find_refunded(app: Application, user: User, entries: Iterable[Entry]) -> dict[str, int]:
+    """The holds of these entries whose charge was refunded, and by how many milli-tokens in all."""
+    hold_ids = {entry.hold_id for entry in entries if entry.hold_id}
+    with app.db.read() as session:
+        return corrections.find_refunded(session, user.account_id, hold_ids)
+
+
+def split_memo(entry: Entry) -> tuple[str, str]:
+    """What an entry refers to, and the reason that was given for it."""
+    if entry.kind in WITH_REASON:
+        return entry.hold_id or "", entry.memo
+    return entry.hold_id or entry.memo, ""
+
+
+def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | None = None) -> str:
+    """Entries as CSV; times in UTC, amounts in tokens with three decimals. `actors` gives names to ids."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["seq", "time_utc", "type", "tokens", "held_change", "balance_after", "held_after", "reference"])
+    writer.writerow(_COLUMNS)
     for entry in entries:
+        reference, reason = split_memo(entry)
         writer.writerow(
             [
                 entry.seq,
@@ -89,7 +121,9 @@ def transactions_csv(entries: Iterable[Entry]) -> str:
                 from_millitokens(entry.held_change_mt),
                 from_millitokens(entry.posted_after_mt),
                 from_millitokens(entry.held_after_mt),
-                entry.hold_id or entry.memo,
+                plain_cell(reference),
+                plain_cell((actors or {}).get(entry.actor, entry.actor)),
+                plain_cell(reason),
             ]
         )
     return buffer.getvalue()
@@ -114,7 +148,10 @@ def get_job(app: Application, user: User, job_id: str) -> JobView:
     """One run. Raises `JobNotFoundError` for a run of another account."""
     with app.db.read() as session:
         job = jobs.get_job(session, user.account_id, job_id)
-        return JobView(job, jobs.get_progress(session, job_id), jobs.list_images(session, job_id))
+        images = jobs.list_images(session, job_id)
+        hold_ids = {image.hold_id for image in images if image.hold_id and image.status == "charged"}
+        refunded = corrections.find_refunded(session, user.account_id, hold_ids)
+        return JobView(job, jobs.get_progress(session, job_id), images, sum(refunded.values()))
 
 
 def get_detections(app: Application, user: User, charge_key: str) -> Detections | None:

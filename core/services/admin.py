@@ -17,6 +17,7 @@ from core.ledger.spending import Spending, get_spending
 from core.ledger.tables import Account
 from core.pricing.book import Prices
 from core.pricing.discounts import read_discounts
+from core.pricing.refund_rules import read_late_rules
 from core.pricing.tables import PriceBook, Rate
 from core.services.application import Application
 from core.services.metered_detection import billing_day
@@ -89,7 +90,14 @@ def list_price_versions(app: Application, operator: User) -> list[PriceVersion]:
             betas[rate.price_version][rate.model] = rate.beta
     return [
         PriceVersion(
-            Prices(book.version, book.alpha, book.minimum, betas[book.version], read_discounts(book.batch_discounts)),
+            Prices(
+                book.version,
+                book.alpha,
+                book.minimum,
+                betas[book.version],
+                read_discounts(book.batch_discounts),
+                read_late_rules(book.refund_rules),
+            ),
             book.note,
             book.created_at,
         )

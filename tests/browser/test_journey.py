@@ -185,9 +185,9 @@ def test_short_balance_offers_a_top_up(browser: Browser, server: Server) -> None
     context = new_context(browser)
     page = context.new_page()
     sign_up(page, server.url, "short@example.com")
-    upload_distinct(page, 28)
+    upload_distinct(page, 30)
     button = page.get_by_role("button", name=re.compile("Top up .* to run"))
-    expect(button).to_have_text(re.compile(r"Top up 1\.000 tokens to run"), timeout=60_000)
+    expect(button).to_have_text(re.compile(r"Top up 1\.390 tokens to run"), timeout=60_000)
     button.click()
     expect(page.get_by_role("heading", name="Top up")).to_be_visible(timeout=30_000)
     assert balance(page) == "20.000"
@@ -200,15 +200,15 @@ def test_run_goes_on_after_the_tab_is_closed(browser: Browser, server: Server) -
     page = context.new_page()
     sign_up(page, server.url, "closes@example.com")
     upload_distinct(page, 12)
-    expect(run_button(page)).to_have_text(re.compile(r"Run — 9\.000 tokens"), timeout=60_000)
+    expect(run_button(page)).to_have_text(re.compile(r"Run — 8\.556 tokens"), timeout=60_000)
     run_button(page).click()
     expect(page.get_by_text(re.compile(r"of 12 pictures")).first).to_be_visible(timeout=30_000)
     page.close()
     page = context.new_page()
     page.goto(server.url)
     wait_for_results(page)
-    assert balance(page) == "11.000"
-    expect(page.get_by_test_id("stMain").get_by_test_id("stMetricValue").filter(has_text="9.000")).to_be_visible()
+    assert balance(page) == "11.444"
+    expect(page.get_by_test_id("stMain").get_by_test_id("stMetricValue").filter(has_text="8.556")).to_be_visible()
     context.close()
 
 

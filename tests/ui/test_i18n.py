@@ -35,8 +35,12 @@ BARE = {
     "ABCD-EFGH-JKMN-PQRS": "the shape of a voucher code",
     "PNG": "the name of a format",
     "JSON": "the name of a format",
+    "PDF": "the name of a format",
+    "CSV": "the name of a format",
     "SHA-256": "the name of a digest",
+    "α": "the sign in the formula",
     "β": "the sign in the formula",
+    "rcpt_… / hold_…": "the shape of a receipt's and a hold's number",
     "x1": "the name of the field in the JSON, as of the next three",
     "y1": "see x1",
     "x2": "see x1",
@@ -60,6 +64,7 @@ NEVER_IN_THE_PORTAL = {
     "error": "the base class; nothing raises it",
     "image_refused": "the base class of the refusals; each refusal has its own code",
     "charge_key_taken": "submit_quote turns it into a picture that waits for the first one",
+    "unauthorized": "the portal shows its sign-in page instead",
     "config": "stops the start, before there is a portal",
 }
 # Codes without a class, which a run stores.
