@@ -61,7 +61,7 @@ def wait_until_nothing_is_held(app: Application, user: User) -> None:
     """Until the account holds nothing and no image is open: lease and sweep, with time for a busy CPU."""
     started = time.monotonic()
     while account_view.get_balance(app, user).held_mt or account_view.count_open_images(app, user):
-        assert time.monotonic() - started < 60, account_view.get_balance(app, user)
+        assert time.monotonic() - started < 240, account_view.get_balance(app, user)
         time.sleep(0.02)
 
 
@@ -86,7 +86,7 @@ def test_a_thousand_cancellations_leave_no_hold(
         cancel_job(app, user, submit(app, user, quoted, files).id)
         outcomes["cancelled"] += 1
     for number in range(DISCONNECTS):
-        files = pictures(2, seed=5000 + number)
+        files = pictures(1, seed=5000 + number)
         job = submit(app, user, quote(app, user, files), files)
         if draw.random() < 0.1:
             time.sleep(draw.random() * 0.05)
