@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Update, bindparam, text, update
+from sqlalchemy import Select, Update, bindparam, text, update
 from sqlalchemy import select as sa_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from core.db import UTCDateTime, utcnow
+from core.db import UTCDateTime, new_id, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -32,6 +32,7 @@ from core.ledger.posting import (
     post_hold,
     require_amount,
     reserved,
+    row_of,
     run,
     settled,
     table_of,
@@ -111,18 +112,25 @@ def place_hold(
     account may not spend this (the caller's transaction must be rolled back, as the hold is in it).
     """
     require_amount(amount_mt)
-    lock_account(session, account_id)
     now = at or utcnow()
-    hold = Hold(
-        account_id=account_id,
-        amount_mt=amount_mt,
-        charge_key=charge_key,
-        expires_at=now + timedelta(seconds=lease_s),
-        created_at=now,
-        spend_day=spend_day or now.astimezone(UTC).date(),
-        budget_id=budget_id,
-    )
-    if run(session, _INSERT_HOLD[session.get_bind().dialect.name], hold.model_dump()) is None:
+    values = {
+        "id": new_id("hold"),
+        "account_id": account_id,
+        "amount_mt": amount_mt,
+        "captured_mt": 0,
+        "refunded_mt": 0,
+        "status": "held",
+        "charge_key": charge_key,
+        "expires_at": now + timedelta(seconds=lease_s),
+        "created_at": now,
+        "ended_at": None,
+        "spend_day": spend_day or now.astimezone(UTC).date(),
+        "budget_id": budget_id,
+    }
+    hold = row_of(Hold, values)
+    insert = _INSERT_HOLD[session.get_bind().dialect.name]
+    if run(session, insert, {f"b_{name}": value for name, value in values.items()}) is None:
+        get_balance(session, account_id)  # raises when there is no such account
         raise ChargeKeyTakenError("The same work is already being done or was done.", charge_key=charge_key)
     move = Move(
         "hold",
@@ -150,7 +158,6 @@ def capture_hold(
     Raises `HoldEndedError` when the hold ended before, `InvalidAmountError` when more is asked than is held.
     """
     require_amount(amount_mt)
-    _lock_account_of(session, hold_id)
     row = run(session, _CAPTURE, {"b_hold": hold_id, "b_amount": amount_mt, "b_now": at or utcnow()})
     if row is None:
         raise _explain_no_capture(session, hold_id, amount_mt)
@@ -175,7 +182,6 @@ def capture_hold(
 
 def release_hold(session: Session, hold_id: str, *, actor: str, memo: str = "", at: datetime | None = None) -> Entry:
     """Give all of it back. Raises `HoldEndedError` when the hold ended before."""
-    _lock_account_of(session, hold_id)
     row = run(session, _RELEASE, {"b_hold": hold_id, "b_now": at or utcnow()})
     if row is None:
         raise HoldEndedError("This hold has ended already.", hold_id=hold_id)
@@ -329,11 +335,6 @@ def _give_back(
     return post(session, account_id, move)
 
 
-def _lock_account_of(session: Session, hold_id: str) -> None:
-    if session.get_bind().dialect.name != "sqlite":
-        run(session, _LOCK_OF_HOLD, {"b_hold": hold_id})
-
-
 def _explain_no_capture(session: Session, hold_id: str, amount_mt: int) -> Exception:
     hold = session.exec(select(Hold.status, Hold.amount_mt).where(Hold.id == hold_id)).first()
     if hold is not None and hold[0] == "held":
@@ -341,10 +342,26 @@ def _explain_no_capture(session: Session, hold_id: str, amount_mt: int) -> Excep
     return HoldEndedError("This hold has ended already; nothing was taken.", hold_id=hold_id)
 
 
+def _placing() -> Select[Any]:
+    """The values of a new hold, if there is such an account, whose row is locked first (`posting.lock_account`)."""
+    values = {column.name: bindparam(f"b_{column.name}", type_=column.type) for column in _hold.c}
+    return (
+        sa_select(*values.values())
+        .select_from(_account)
+        .where(_account.c.id == values["account_id"])
+        .with_for_update(key_share=True)
+    )
+
+
 def _ending(status: str) -> Update:
+    """The end of a hold, if it is still held once its account's row is locked (`posting.lock_account`)."""
+    account_id = sa_select(_hold.c.account_id).where(_hold.c.id == bindparam("b_hold")).scalar_subquery()
+    locked = sa_select(_account.c.id).where(_account.c.id == account_id).with_for_update(key_share=True)
     return (
         update(_hold)
-        .where(_hold.c.id == bindparam("b_hold"), _hold.c.status == "held")
+        .where(
+            _hold.c.id == bindparam("b_hold"), _hold.c.status == "held", _hold.c.account_id == locked.scalar_subquery()
+        )
         .values(status=status, ended_at=bindparam("b_now", type_=UTCDateTime))
         .returning(_hold.c.account_id, _hold.c.amount_mt, _hold.c.spend_day, _hold.c.budget_id)
     )
@@ -352,8 +369,8 @@ def _ending(status: str) -> Update:
 
 _hold, _account = table_of(Hold), table_of(Account)
 _INSERT_HOLD = {
-    "sqlite": sqlite.insert(_hold).on_conflict_do_nothing().returning(_hold.c.id),
-    "postgresql": postgresql.insert(_hold).on_conflict_do_nothing().returning(_hold.c.id),
+    name: insert(_hold).from_select(list(_hold.c), _placing()).on_conflict_do_nothing().returning(_hold.c.id)
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
 _CAPTURE = (
     _ending("captured")
@@ -362,8 +379,3 @@ _CAPTURE = (
 )
 _RELEASE = _ending("released")
 _EXPIRE = _ending("expired").where(_hold.c.expires_at <= bindparam("b_due", type_=UTCDateTime))
-_LOCK_OF_HOLD = (
-    sa_select(_account.c.id)
-    .where(_account.c.id == sa_select(_hold.c.account_id).where(_hold.c.id == bindparam("b_hold")).scalar_subquery())
-    .with_for_update(key_share=True)
-)

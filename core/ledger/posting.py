@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.orm.attributes import manager_of_class
 from sqlmodel import Session, SQLModel
 
 from core.db import utcnow
@@ -33,6 +34,8 @@ from core.ledger.tables import Account, Budget, Entry, LowBalanceAlert
 
 # Far above any balance, far below what BIGINT holds: sums cannot overflow on the way.
 AMOUNT_MT_MAX = 10**15
+
+Row = TypeVar("Row", bound=SQLModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,16 @@ def run(session: Session, statement: Executable, values: dict[str, Any]) -> tupl
     result = session.connection().execute(statement, values)
     row = result.first() if result.returns_rows else None
     return None if row is None else tuple(row)
+
+
+def row_of(model: type[Row], values: dict[str, Any]) -> Row:
+    """The object of a row that was just written, made as the ORM makes one of a row that it read.
+
+    Validating and tracking each value costs as much as the statement that wrote them.
+    """
+    instance: Row = manager_of_class(model).new_instance()
+    instance.__dict__.update(values)
+    return instance
 
 
 def lock_account(session: Session, account_id: str) -> None:
@@ -158,7 +171,7 @@ def _write_entry(session: Session, account_id: str, move: Move, row: tuple[Any, 
             "created_at": entry["created_at"],
         }
         run(session, _INSERT_ALERT, alert)
-    return Entry(**entry)
+    return row_of(Entry, entry)
 
 
 def month_start(day: date) -> date:
