@@ -157,6 +157,12 @@ class QuoteNotFoundError(VisionMeterError):
     code = "quote_not_found"
 
 
+class ReceiptNotFoundError(VisionMeterError):
+    """There is no such receipt for this account."""
+
+    code = "receipt_not_found"
+
+
 class QuoteMismatchError(VisionMeterError):
     """The images sent are not the images that were quoted."""
 
@@ -329,6 +335,12 @@ class SignInTicketError(VisionMeterError):
     """The single-use ticket is unknown, used or expired."""
 
     code = "bad_ticket"
+
+
+class NotSignedInError(VisionMeterError):
+    """The request carries no session, or one that ended."""
+
+    code = "unauthorized"
 
 
 class NotAllowedError(VisionMeterError):

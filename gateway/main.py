@@ -15,9 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import VisionMeterError
 from core.services import account_view, admin
 from core.services.application import current
+from gateway import receipts
 
 # The one table from error codes to HTTP statuses; what is not named here is a 400.
 HTTP_STATUS = {
+    "unauthorized": 401,
     "insufficient_tokens": 402,
     "not_allowed": 403,
     "account_not_active": 403,
@@ -30,6 +32,7 @@ HTTP_STATUS = {
     "model_not_found": 404,
     "job_not_found": 404,
     "quote_not_found": 404,
+    "receipt_not_found": 404,
     "charge_key_taken": 409,
     "has_account": 409,
     "hold_ended": 409,
@@ -64,6 +67,7 @@ def create_api() -> FastAPI:
     """The FastAPI application, mounted at `/v1` beside the portal."""
     api = FastAPI(title="VisionMeter", version="1", docs_url=None, redoc_url=None)
     api.add_exception_handler(VisionMeterError, problem_response)
+    api.include_router(receipts.router)
 
     @api.get("/healthz")
     def healthz() -> dict[str, str]:

@@ -79,6 +79,32 @@ def list_images(session: Session, job_id: str) -> Sequence[JobImage]:
     return session.exec(select(JobImage).where(JobImage.job_id == job_id).order_by(col(JobImage.position))).all()
 
 
+def find_image(session: Session, hold_id: str) -> JobImage | None:
+    """The image that a hold was placed for."""
+    return session.exec(select(JobImage).where(JobImage.hold_id == hold_id)).first()
+
+
+def list_free_repeats(session: Session, account_id: str, charge_key: str, *, limit: int) -> Sequence[JobImage]:
+    """The images of an account that were answered free from the stored result of a piece of work, newest first."""
+    return session.exec(
+        select(JobImage)
+        .join(Job, col(Job.id) == col(JobImage.job_id))
+        .where(Job.account_id == account_id, JobImage.charge_key == charge_key, JobImage.status == "free")
+        .order_by(col(JobImage.finished_at).desc(), col(JobImage.id))
+        .limit(limit)
+    ).all()
+
+
+def count_free_repeats(session: Session, account_id: str, charge_key: str) -> int:
+    """How many images `list_free_repeats` would give without a limit."""
+    return session.exec(
+        select(func.count())
+        .select_from(JobImage)
+        .join(Job, col(Job.id) == col(JobImage.job_id))
+        .where(Job.account_id == account_id, JobImage.charge_key == charge_key, JobImage.status == "free")
+    ).one()
+
+
 def get_progress(session: Session, job_id: str) -> Progress:
     """Counts and amounts of a job in one query."""
     rows = session.exec(

@@ -23,6 +23,7 @@ from core.pricing.discounts import (
     write_discounts,
 )
 from core.pricing.formula import NO_DISCOUNT, calculate_tokens, charge_tokens, exact_tokens
+from core.pricing.receipts import compute_receipt
 from core.pricing.refund_rules import LateRule, read_late_rules, write_late_rules
 from core.pricing.tables import PriceBook, Quote, Rate, Receipt
 
@@ -179,16 +180,7 @@ def recompute_receipt(receipt: Receipt) -> int:
     batch's floor are used, so a network input or an amount that was tampered with shows. Whether the percent and
     the share are right follows from the whole batch: `quote_agrees`.
     """
-    shape = network_input(receipt.image_height, receipt.image_width, receipt.img_size)
-    tokens = calculate_tokens(
-        shape.height,
-        shape.width,
-        alpha=receipt.alpha,
-        beta=receipt.beta,
-        minimum=receipt.minimum,
-        discount_percent=receipt.discount_percent,
-    )
-    return to_millitokens(tokens) + receipt.floor_mt
+    return to_millitokens(compute_receipt(receipt).amount)
 
 
 def recompute_quote(prices: Prices, quote: Quote) -> BatchPrice:
@@ -212,11 +204,6 @@ def quote_agrees(prices: Prices, quote: Quote) -> bool:
         (quote.total_mt, quote.list_mt, quote.discount_percent)
         == (batch.total_mt, batch.list_mt, batch.discount_percent)
     )
-
-
-def find_receipt(session: Session, account_id: str, hold_id: str) -> Receipt | None:
-    """The receipt of a hold, if it is this account's."""
-    return session.exec(select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)).first()
 
 
 def _load_prices(session: Session, book: PriceBook) -> Prices:

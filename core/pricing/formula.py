@@ -31,16 +31,23 @@ def exact_tokens(height_px: int, width_px: int, *, alpha: Decimal, beta: Decimal
         return alpha * beta * height_px * width_px / REFERENCE_PIXELS
 
 
-def charge_tokens(exact: Decimal, *, discount_percent: Decimal, minimum: Decimal) -> Decimal:
-    """An exact price less its discount, in tokens: rounded half up once, never below `minimum`.
+def discount_tokens(exact: Decimal, discount_percent: Decimal) -> Decimal:
+    """An exact price less its discount, in tokens, every digit of it.
 
     Raises `ValueError` for a discount outside 0 ≤ percent < 100.
     """
     if not 0 <= discount_percent < 100:
         raise ValueError("a discount is at least 0 and less than 100 percent")
     with localcontext(_EXACT):
-        discounted = exact * (100 - discount_percent) / 100
-    return max(round_tokens(discounted), minimum)
+        return exact * (100 - discount_percent) / 100
+
+
+def charge_tokens(exact: Decimal, *, discount_percent: Decimal, minimum: Decimal) -> Decimal:
+    """An exact price less its discount, in tokens: rounded half up once, never below `minimum`.
+
+    Raises `ValueError` for a discount outside 0 ≤ percent < 100.
+    """
+    return max(round_tokens(discount_tokens(exact, discount_percent)), minimum)
 
 
 def calculate_tokens(

@@ -18,8 +18,7 @@ from core.ledger import corrections, ledger
 from core.ledger.ledger import Balance
 from core.ledger.tables import Account, Entry
 from core.money import from_millitokens
-from core.pricing.book import Prices, current_prices, find_receipt, recompute_receipt
-from core.pricing.tables import Receipt
+from core.pricing.book import Prices, current_prices
 from core.services.application import Application
 
 # What somebody did to an account with a reason, rather than what its work made.
@@ -38,19 +37,6 @@ class JobView:
     progress: Progress
     images: Sequence[JobImage]
     refunded_mt: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptView:
-    """A receipt and what it comes to when it is computed afresh (milli-tokens)."""
-
-    receipt: Receipt
-    recomputed_mt: int
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the charge equals its recomputation."""
-        return self.recomputed_mt == self.receipt.amount_mt
 
 
 def get_balance(app: Application, user: User) -> Balance:
@@ -127,13 +113,6 @@ def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | No
             ]
         )
     return buffer.getvalue()
-
-
-def get_receipt(app: Application, user: User, hold_id: str) -> ReceiptView | None:
-    """The receipt of a captured hold with its recomputation, or None when there is none in this account."""
-    with app.db.read() as session:
-        receipt = find_receipt(session, user.account_id, hold_id)
-    return None if receipt is None else ReceiptView(receipt, recompute_receipt(receipt))
 
 
 def list_jobs(app: Application, user: User, *, limit: int = 20) -> list[tuple[Job, Progress]]:

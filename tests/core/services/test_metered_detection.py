@@ -15,7 +15,7 @@ from core.identity.tables import User
 from core.jobs.tables import JobImage, Result
 from core.ledger.tables import Hold
 from core.pricing.tables import Receipt
-from core.services import account_view
+from core.services import account_view, receipts
 from core.services.application import Application
 from core.services.job_runner import JobRunner, cancel_job, sweep
 from core.services.metered_detection import prepare_image, quote_batch, quote_lines, submit_quote
@@ -200,7 +200,7 @@ def test_result_of_another_customer_is_not_free(
     bob = sign_up(app, "bob@example.com")
     assert quote(app, bob, files).total_mt == 250
     assert account_view.get_detections(app, bob, view.images[0].charge_key) is None
-    assert account_view.get_receipt(app, bob, view.images[0].hold_id or "") is None
+    assert receipts.find_receipt(app, bob, view.images[0].hold_id or "") is None
 
 
 def test_duplicates_in_a_batch_cost_once(app: Application, ann: User, start_runner: StartRunner) -> None:
@@ -234,11 +234,11 @@ def test_receipts_recompute(app: Application, ann: User, start_runner: StartRunn
     """Every receipt comes to its charge when computed afresh, and one that was edited does not."""
     start_runner(app)
     view = run(app, ann, {**pictures(2), "1x1.png": pictures(1, seed=9, side=1)["0.png"]}, 416)
-    receipts = [account_view.get_receipt(app, ann, image.hold_id or "") for image in view.images]
-    assert [receipt.recomputed_mt for receipt in receipts if receipt] == [423, 423, 10]
-    assert all(receipt is not None and receipt.agrees for receipt in receipts)
+    found = [receipts.find_receipt(app, ann, image.hold_id or "") for image in view.images]
+    assert [receipt.recomputed_mt for receipt in found if receipt] == [423, 423, 10]
+    assert all(receipt is not None and receipt.agrees for receipt in found)
     change(app, "UPDATE receipt SET amount_mt = amount_mt + 1 WHERE image_name = '0.png'")
-    edited = account_view.get_receipt(app, ann, view.images[0].hold_id or "")
+    edited = receipts.find_receipt(app, ann, view.images[0].hold_id or "")
     assert edited is not None
     assert not edited.agrees
 
@@ -255,7 +255,7 @@ def test_price_change_between_quote_and_run(app: Application, ann: User, start_r
         adopt_book(session, Prices("2999-01-1", Decimal(9), Decimal("0.010"), {MODEL: Decimal(9)}))
     start_runner(app)
     view = wait(app, ann, submit(app, ann, quoted, files))
-    receipt = account_view.get_receipt(app, ann, view.images[0].hold_id or "")
+    receipt = receipts.find_receipt(app, ann, view.images[0].hold_id or "")
     assert receipt is not None
     assert receipt.agrees
     assert receipt.receipt.price_version == quoted.price_version != "2999-01-1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.identity.tables import User
 from core.ledger.verify import verify_ledger
-from core.services import account_view, sign_in, top_up
+from core.services import account_view, receipts, sign_in, top_up
 from core.services.application import Application
 from core.services.job_runner import JobRunner
 from tests.conftest import PASSWORD, OpenApp
@@ -55,7 +55,7 @@ def test_worked_example(
     people = [account_view.get_detections(app, ann, image.charge_key) for image in view.images]
     assert [len(found.filter(confidence_min=0.5)) for found in people if found] == [4, 2]
     for image in view.images:
-        receipt = account_view.get_receipt(app, ann, image.hold_id or "")
+        receipt = receipts.find_receipt(app, ann, image.hold_id or "")
         assert receipt is not None
         assert receipt.agrees
         assert receipt.receipt.amount_mt == image.amount_mt

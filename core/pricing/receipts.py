@@ -1,0 +1,112 @@
+"""Finding receipts, page by page and newest first, and working one out step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from sqlalchemy import or_, tuple_
+from sqlmodel import Session, col, select
+
+from core.errors import ReceiptNotFoundError
+from core.geometry import NetworkInput, network_input
+from core.money import from_millitokens, round_tokens
+from core.pricing.formula import charge_tokens, discount_tokens, exact_tokens
+from core.pricing.tables import Receipt
+
+_ID = re.compile(r"rcpt_[0-9a-f]+")
+
+
+class Cursor(NamedTuple):
+    """Where a page of receipts ended: the next one begins after it."""
+
+    created_at: datetime
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptFilter:
+    """Which receipts are wanted: `start` ≤ t < `end`, aware; `text` is part of a picture's name or a whole id."""
+
+    text: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """The price of a receipt from its own numbers, step by step, in tokens.
+
+    `shape` is the network input of its image; `exact` the formula's price and `discounted` that less the discount,
+    every digit of both; `rounded` is rounded half up to 0.001, `unit` not below the minimum, and `amount` has the
+    share of the batch's floor on top.
+    """
+
+    shape: NetworkInput
+    exact: Decimal
+    discounted: Decimal
+    rounded: Decimal
+    unit: Decimal
+    amount: Decimal
+
+
+def get_receipt(session: Session, account_id: str, receipt_id: str) -> Receipt:
+    """A receipt of this account; `ReceiptNotFoundError` for anybody else's."""
+    receipt = None
+    # Whatever an address bar may hold: PostgreSQL takes no NUL in a text.
+    if _ID.fullmatch(receipt_id):
+        query = select(Receipt).where(Receipt.id == receipt_id, Receipt.account_id == account_id)
+        receipt = session.exec(query).first()
+    if receipt is None:
+        raise ReceiptNotFoundError("There is no such receipt in your account.", receipt_id=receipt_id)
+    return receipt
+
+
+def find_receipt(session: Session, account_id: str, hold_id: str) -> Receipt | None:
+    """The receipt of a hold, if it is this account's."""
+    return session.exec(select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)).first()
+
+
+def list_receipts(
+    session: Session, account_id: str, wanted: ReceiptFilter, *, after: Cursor | None = None, limit: int
+) -> Sequence[Receipt]:
+    """The account's receipts, newest first; `after` goes on where a page ended."""
+    query = select(Receipt).where(Receipt.account_id == account_id)
+    if wanted.start is not None:
+        query = query.where(Receipt.created_at >= wanted.start)
+    if wanted.end is not None:
+        query = query.where(Receipt.created_at < wanted.end)
+    if text := wanted.text.replace("\x00", ""):
+        name = col(Receipt.image_name)
+        # SQLite's LIKE takes letters of either case by itself, and four times as fast as with lower().
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        has_text = name.contains(text, autoescape=True) if is_sqlite else name.icontains(text, autoescape=True)
+        query = query.where(or_(has_text, col(Receipt.id) == text))
+    if after is not None:
+        query = query.where(tuple_(col(Receipt.created_at), col(Receipt.id)) < after)
+    return session.exec(query.order_by(col(Receipt.created_at).desc(), col(Receipt.id).desc()).limit(limit)).all()
+
+
+def compute_receipt(receipt: Receipt) -> Computation:
+    """The price of a receipt computed afresh from the numbers on it, step by step.
+
+    Only the image's own height and width, `img_size`, α, β, the minimum, the discount's percent and the share of the
+    batch's floor are used, so a network input or an amount that was tampered with shows. Whether the percent and
+    the share are right follows from the whole batch: `core.pricing.book.quote_agrees`.
+    """
+    shape = network_input(receipt.image_height, receipt.image_width, receipt.img_size)
+    exact = exact_tokens(shape.height, shape.width, alpha=receipt.alpha, beta=receipt.beta)
+    discounted = discount_tokens(exact, receipt.discount_percent)
+    unit = charge_tokens(exact, discount_percent=receipt.discount_percent, minimum=receipt.minimum)
+    return Computation(
+        shape=shape,
+        exact=exact,
+        discounted=discounted,
+        rounded=round_tokens(discounted),
+        unit=unit,
+        amount=unit + from_millitokens(receipt.floor_mt),
+    )
