@@ -18,7 +18,7 @@ def money(amount_mt: int) -> str:
     """The currency's worth of an amount, such as `¥0.06`."""
     settings = current().settings
     value = to_currency(abs(amount_mt), settings.price_per_token)
-    return f"{'−' if amount_mt < 0 else ''}{settings.currency_symbol}{value:,.2f}"
+    return f"{'−' if amount_mt < 0 and value else ''}{settings.currency_symbol}{value:,.2f}"
 
 
 def tokens(amount_mt: int) -> str:

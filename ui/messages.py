@@ -146,6 +146,9 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "invalid_role": lambda _d: _("Choose one of the roles offered."),
     "last_owner": lambda _d: _("This is the only owner of the account: make somebody else an owner first."),
     "last_operator": lambda _d: _("This is the only operator of the installation, who cannot be removed."),
+    "receipt_not_found": lambda _d: _(
+        "There is no such receipt in your account: check its number, or look for it among all receipts."
+    ),
     "job_not_found": lambda _d: _("There is no such run in your account."),
 }
 

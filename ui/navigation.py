@@ -14,7 +14,9 @@ def pages(*, operator: bool) -> dict[str, st.Page]:
     return {
         "detect": _page("detect", _("Detect"), ":material/center_focus_strong:", default=True),
         "top_up": _page("top_up", _("Top up"), ":material/account_balance_wallet:"),
+        "receipts": _page("receipts", _("Receipts"), ":material/receipt_long:"),
         "usage": _page("usage", _("Usage"), ":material/monitoring:"),
+        "account": _page("account", _("Account"), ":material/manage_accounts:"),
         "admin": _page("admin", _("Admin"), ":material/tune:", hidden=not operator),
     }
 

@@ -3,8 +3,9 @@
 import streamlit as st
 
 from core.config import ROOT
+from ui.low_balance import show_low_balance
 from ui.navigation import pages
-from ui.session import current_user, show_sign_in, start_language
+from ui.session import current_user, show_sign_in, show_unused_invitation, start_language
 from ui.sidebar import show_demo_banner, show_sidebar
 
 ASSETS = ROOT / "assets"
@@ -23,6 +24,8 @@ if user is None:
 else:
     show_sidebar(user)
     show_demo_banner(user)
+    show_low_balance(user)
+    show_unused_invitation(user)
     st.session_state["page_arrived"] = st.session_state.get("page_shown") != page.url_path
     st.session_state["page_shown"] = page.url_path
     page.run()

@@ -4,40 +4,190 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.geometry import STRIDE_PX
 from core.identity.tables import User
-from core.money import format_tokens
-from core.services import account_view
+from core.ledger.tables import Entry
+from core.money import format_tokens, from_millitokens
+from core.services import receipts
 from core.services.application import Application
-from ui.format import local_time, tokens_and_money
-from ui.i18n import _
+from core.services.receipt_document import exact_text, receipt_json
+from core.services.receipts import ReceiptView
+from ui.facts import show_facts
+from ui.format import local_time, percent, plain, show_amount, tokens, tokens_and_money
+from ui.i18n import _, ngettext
+from ui.navigation import pages
 
 
 def show_receipt(app: Application, user: User, hold_id: str) -> None:
-    """The receipt of a captured hold, or a sentence when there is none."""
-    view = account_view.get_receipt(app, user, hold_id)
+    """The receipt of a captured hold in short, or a sentence when there is none."""
+    view = receipts.find_receipt(app, user, hold_id)
     if view is None:
         st.info(_("This entry has no receipt: nothing was charged by it, or it is demonstration data."))
         return
-    receipt = view.receipt
     with st.container(border=True):
-        st.markdown(f"**{_('Receipt')}** `{receipt.id}`")
-        st.dataframe(
-            {
-                _("Time"): local_time(receipt.created_at),
-                _("Picture"): f"{receipt.image_name} ({receipt.image_width} × {receipt.image_height} px)",
-                _("Fingerprint"): receipt.image_sha256,
-                _("Model"): f"{receipt.model} · {receipt.model_version}",
-                _("Network input"): f"{receipt.input_width} × {receipt.input_height} px",
-                _("Price list"): receipt.price_version,
-                _("Charged"): tokens_and_money(receipt.amount_mt),
-            },
-            width="stretch",
+        st.markdown(f"**{plain(view.receipt.image_name)}** · {tokens_and_money(view.receipt.amount_mt)}")
+        st.markdown(f"`{price_formula(view)}`")
+        _show_verdict(view)
+        st.page_link(
+            pages(operator=False)["receipts"],
+            label=_("The whole receipt"),
+            icon=":material/receipt_long:",
+            query_params={"id": view.receipt.id},
         )
-        st.markdown(
-            f"`{receipt.alpha} × ({receipt.input_width} × {receipt.input_height} / 640²) × {receipt.beta} → "
-            f"{format_tokens(view.recomputed_mt)}`"
+
+
+def show_receipt_page(app: Application, user: User, view: ReceiptView) -> None:
+    """One receipt with all that belongs to it."""
+    receipt = view.receipt
+    st.header(plain(receipt.image_name))
+    st.caption(f"{_('Receipt')} `{receipt.id}` · {local_time(receipt.created_at)}")
+    with st.container(border=True):
+        charged, refunded, net = st.columns(3)
+        show_amount(charged, _("Charged"), receipt.amount_mt)
+        show_amount(refunded, _("Refunded"), view.hold.refunded_mt)
+        show_amount(net, _("Net"), view.net_mt)
+    st.subheader(_("How the price came about"))
+    st.markdown(f"`{price_formula(view)}`")
+    st.table(_steps(view), border="horizontal", hide_header=True)
+    if receipt.floor_mt:
+        st.caption(
+            _(
+                "The share of the floor: a batch never costs less than a smaller batch that it contains would; "
+                "what its discount takes too much is spread over its pictures."
+            )
         )
-        if view.agrees:
-            st.success(_("Computed again just now: the same amount."), icon=":material/verified:")
-        else:
-            st.error(_("Computed again just now: another amount. Tell the operator."), icon=":material/report:")
+    _show_verdict(view)
+    st.subheader(_("What was charged, and where it stands"))
+    show_facts(_facts(view))
+    _show_refunds(view)
+    _show_repeats(view)
+    with st.container(horizontal=True):
+        st.download_button(
+            _("Receipt as JSON"),
+            data=lambda: receipt_json(app, user, receipt.id),
+            file_name=f"{receipt.id}.json",
+            mime="application/json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        if view.image:
+            st.page_link(
+                pages(operator=False)["detect"],
+                label=_("The run with its boxes"),
+                icon=":material/center_focus_strong:",
+                query_params={"run": view.image.job_id},
+            )
+    st.caption(_("The JSON holds every number above: the price and the seal can be worked out from it alone."))
+
+
+def price_formula(view: ReceiptView) -> str:
+    """The formula of a receipt with its numbers filled in."""
+    receipt, shape = view.receipt, view.computation.shape
+    discount = f" × (1 − {percent(receipt.discount_percent)})" if receipt.discount_percent else ""
+    floor = f" + {format_tokens(receipt.floor_mt)}" if receipt.floor_mt else ""
+    return (
+        f"{receipt.alpha} × ({shape.width} × {shape.height} / 640²) × {receipt.beta}{discount}{floor} → "
+        f"{format_tokens(view.recomputed_mt)}"
+    )
+
+
+def _steps(view: ReceiptView) -> dict[str, str]:
+    receipt, computation = view.receipt, view.computation
+    shape = computation.shape
+    steps = {
+        _("Network input"): _(
+            "{width} × {height} px, longer side to {img_size}, each side up to a multiple of {stride}: "
+            "{input_width} × {input_height} px"
+        ).format(
+            width=receipt.image_width,
+            height=receipt.image_height,
+            img_size=receipt.img_size,
+            stride=STRIDE_PX,
+            input_width=shape.width,
+            input_height=shape.height,
+        ),
+        _("Formula"): f"{receipt.alpha} × ({shape.width} × {shape.height} / 640²) × {receipt.beta} = "
+        f"{exact_text(computation.exact)}",
+    }
+    if receipt.discount_percent:
+        steps[_("Batch discount")] = (
+            ngettext("{n} charged picture in the batch", "{n} charged pictures in the batch", receipt.batch_images)
+            + f": − {percent(receipt.discount_percent)} = {exact_text(computation.discounted)}"
+        )
+    else:
+        steps[_("Batch discount")] = _("none ({images})").format(
+            images=ngettext(
+                "{n} charged picture in the batch", "{n} charged pictures in the batch", receipt.batch_images
+            )
+        )
+    steps[_("Rounded half up to 0.001")] = str(computation.rounded)
+    steps[_("At least")] = f"{receipt.minimum} → {computation.unit}"
+    if receipt.floor_mt:
+        steps[_("Share of the floor")] = f"+ {from_millitokens(receipt.floor_mt)} = {computation.amount}"
+    steps[_("Computed again now")] = f"**{tokens(view.recomputed_mt)}**"
+    return steps
+
+
+def _facts(view: ReceiptView) -> dict[str, str]:
+    receipt, hold = view.receipt, view.hold
+    return {
+        _("Picture"): f"{plain(receipt.image_name)} · {receipt.image_width} × {receipt.image_height} px",
+        _("Fingerprint"): f"`{receipt.image_sha256}`",
+        _("Model"): f"{plain(receipt.model)} · `{receipt.model_version}`",
+        _("Price list"): plain(receipt.price_version),
+        _("Quote"): f"`{receipt.quote_id}`",
+        _("Run"): f"`{view.image.job_id}`" if view.image else "—",
+        _("Held"): f"{tokens(hold.amount_mt)} · {local_time(hold.created_at)} · `{hold.id}`",
+        _("Ledger entry"): f"{view.entry.seq:,} · {local_time(view.entry.created_at)}",
+        _("Seal"): f"`{view.digest}`" if view.digest else _("not sealed yet: that takes a few seconds"),
+        _("Started by"): _person(view, view.entry),
+    }
+
+
+def _show_refunds(view: ReceiptView) -> None:
+    st.subheader(_("Refunds"))
+    if not view.refunds:
+        st.caption(_("Nothing was refunded."))
+        return
+    for entry in view.refunds:
+        with st.container(border=True, gap=None):
+            st.markdown(f"**{tokens_and_money(entry.amount_mt)}** — {plain(entry.memo)}")
+            st.caption(
+                " · ".join([local_time(entry.created_at), _person(view, entry), f"{_('Ledger entry')} {entry.seq:,}"])
+            )
+
+
+def _show_repeats(view: ReceiptView) -> None:
+    st.subheader(_("Free repeats"))
+    if not view.repeat_count:
+        st.caption(_("The same picture with the same model and size costs you nothing again: its result is stored."))
+        return
+    st.caption(
+        ngettext(
+            "This charge also paid for {n} later picture with the same content, model and size.",
+            "This charge also paid for {n} later pictures with the same content, model and size.",
+            view.repeat_count,
+        )
+    )
+    st.markdown(
+        "\n".join(
+            f"- {plain(image.name)} · {local_time(image.finished_at) if image.finished_at else ''} · `{image.job_id}`"
+            for image in view.repeats
+        )
+    )
+    if view.repeat_count > len(view.repeats):
+        st.caption(_("The newest {n} are shown.").format(n=len(view.repeats)))
+
+
+def _person(view: ReceiptView, entry: Entry) -> str:
+    """Who made an entry: the address of somebody of this account; corrections come from the operator."""
+    if entry.actor in view.names:
+        return plain(view.names[entry.actor])
+    return _("the operator") if entry.actor.startswith("user_") else plain(entry.actor)
+
+
+def _show_verdict(view: ReceiptView) -> None:
+    if view.agrees:
+        st.success(_("Computed again just now: the same amount."), icon=":material/verified:")
+    else:
+        st.error(_("Computed again just now: another amount. Tell the operator."), icon=":material/report:")

@@ -7,10 +7,12 @@ import uuid
 import streamlit as st
 
 from core.config import SESSION_COOKIE
-from core.errors import VisionMeterError
+from core.errors import RoleNeededError, VisionMeterError
 from core.identity.tables import User
 from core.services import sign_in
 from core.services.application import current
+from core.services.team import require_role
+from ui.format import plain
 from ui.i18n import LANGUAGE_COOKIE, LANGUAGES, _, guess_language, language
 from ui.messages import explain
 from ui.session_component import carry_ticket, clear_cookie, remember_language
@@ -36,6 +38,15 @@ def require_operator() -> User:
         st.error(_("Only the operator of this installation may do this."), icon=":material/lock:")
         st.stop()
     return user
+
+
+def may(user: User, minimum: str) -> bool:
+    """Whether a role lets a user do what needs `viewer`, `member` or `owner`. Services guard, this hides buttons."""
+    try:
+        require_role(user, minimum)
+    except RoleNeededError:
+        return False
+    return True
 
 
 def start_language(user: User | None) -> None:
@@ -81,6 +92,17 @@ def sign_out() -> None:
     st.session_state["cookie_to_clear"] = uuid.uuid4().hex
 
 
+def show_unused_invitation(user: User) -> None:
+    """Tell somebody who is signed in already why an invitation's link did nothing."""
+    if "invite" in st.query_params:
+        st.info(
+            _(
+                "You are signed in as {email}. An invitation is for somebody without an account: sign out to use it."
+            ).format(email=plain(user.email)),
+            icon=":material/mail:",
+        )
+
+
 def show_sign_in() -> None:
     """The sign-in page. After signing in, the address that was asked for opens."""
     if nonce := st.session_state.get("cookie_to_clear"):
@@ -102,7 +124,9 @@ def show_sign_in() -> None:
                 "only for the pixels that were computed."
             )
         )
-        existing, new = st.tabs([_("Sign in"), _("Create account")])
+        invitation = st.query_params.get("invite")
+        titles = [_("Sign in"), _("Create account")]
+        existing, new = st.tabs(titles, default=titles[1] if invitation else None)
         with existing, st.form("sign_in"):
             email = st.text_input(_("E-mail"), autocomplete="email", key="sign_in_email")
             password = st.text_input(
@@ -120,10 +144,14 @@ def show_sign_in() -> None:
                 help=_("At least 10 characters."),
             )
             welcome = current().settings.welcome_tokens
-            if welcome:
+            if invitation:
+                st.caption(_("You were invited to an account: use the address that the invitation is for."))
+            elif welcome:
                 st.caption(_("{amount} tokens are given to every new account.").format(amount=f"{welcome:,.3f}"))
-            if st.form_submit_button(_("Create account"), type="primary", width="stretch"):
-                _try_sign_up(email, password)
+            if st.form_submit_button(
+                _("Join the account") if invitation else _("Create account"), type="primary", width="stretch"
+            ):
+                _try_sign_up(email, password, invitation)
 
 
 def _try_sign_in(email: str, password: str) -> None:
@@ -135,10 +163,14 @@ def _try_sign_in(email: str, password: str) -> None:
     st.rerun()
 
 
-def _try_sign_up(email: str, password: str) -> None:
+def _try_sign_up(email: str, password: str, invitation: str | None) -> None:
     try:
-        st.session_state["ticket"] = sign_in.sign_up(current(), email, password, language=language())
+        st.session_state["ticket"] = sign_in.sign_up(
+            current(), email, password, language=language(), invitation=invitation
+        )
     except VisionMeterError as error:
         st.error(explain(error))
         return
+    if invitation:
+        del st.query_params["invite"]
     st.rerun()

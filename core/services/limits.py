@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from core.identity.tables import User
 from core.ledger import spending
 from core.ledger.spending import Spending
-from core.ledger.tables import LowBalanceAlert
+from core.ledger.tables import Account, LowBalanceAlert
 from core.services.application import Application
 from core.services.metered_detection import billing_day
 from core.services.team import require_role
+
+
+@dataclass(frozen=True, slots=True)
+class LowBalance:
+    """The settled balance is below the threshold, and nobody has dismissed the alert yet; milli-tokens."""
+
+    threshold_mt: int
+    posted_mt: int
 
 
 def get_limits(app: Application, user: User) -> Spending:
@@ -38,6 +47,17 @@ def list_alerts(app: Application, user: User) -> Sequence[LowBalanceAlert]:
     """Alerts of the account that nobody has dismissed, newest first."""
     with app.db.read() as session:
         return spending.open_alerts(session, user.account_id)
+
+
+def find_low_balance(app: Application, user: User) -> LowBalance | None:
+    """What the pages warn of: an open alert, as long as the balance is below what the owner asks to be warned at."""
+    with app.db.read() as session:
+        if not spending.open_alerts(session, user.account_id):
+            return None
+        account = session.get_one(Account, user.account_id)
+    if account.alert_below_mt is None or account.posted_mt >= account.alert_below_mt:
+        return None
+    return LowBalance(account.alert_below_mt, account.posted_mt)
 
 
 def dismiss_alerts(app: Application, user: User) -> None:

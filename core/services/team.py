@@ -33,11 +33,11 @@ def require_role(user: User, minimum: str) -> None:
         raise RoleNeededError(needed=minimum, role=role)
 
 
-def list_members(app: Application, owner: User) -> Sequence[User]:
-    """Everybody who belongs to the account now, oldest first. Raises `RoleNeededError`."""
+def list_members(app: Application, user: User) -> Sequence[User]:
+    """Everybody who belongs to the account now, oldest first. Raises `RoleNeededError` for who does not any more."""
     with app.db.read() as session:
-        _require_owner(session, owner)
-        return users.list_members(session, owner.account_id)
+        _require_now(session, user, "viewer")
+        return users.list_members(session, user.account_id)
 
 
 def list_invitations(app: Application, owner: User) -> Sequence[Invitation]:
@@ -120,11 +120,15 @@ def _begin_change(session: Session, owner: User) -> None:
 
 
 def _require_owner(session: Session, owner: User) -> None:
+    _require_now(session, owner, "owner")
+
+
+def _require_now(session: Session, user: User, minimum: str) -> None:
     # As he is now, not as he was when the page was drawn: another owner may have removed him since.
-    now = users.find_member(session, owner.account_id, owner.id)
+    now = users.find_member(session, user.account_id, user.id)
     if now is None:
-        raise RoleNeededError(needed="owner", role="none")
-    require_role(now, "owner")
+        raise RoleNeededError(needed=minimum, role="none")
+    require_role(now, minimum)
 
 
 def _require_member(session: Session, account_id: str, user_id: str) -> User:

@@ -17,7 +17,7 @@ from core.identity.tables import User
 from core.ledger import ledger
 from core.ledger.verify import verify_ledger
 from tests.browser.conftest import Server, balance, settle, sign_in, sign_up
-from tests.browser.test_journey import new_context, run_button, wait_for_results
+from tests.browser.test_journey import fits, new_context, run_button, wait_for_results
 
 pytestmark = pytest.mark.browser
 OPERATOR = "operator@example.com"
@@ -173,6 +173,9 @@ def test_freeze(operator: Page, customer: Page, artifacts: Path, request) -> Non
     expect(operator.get_by_text(f"The account of {email} is frozen.")).to_be_visible(timeout=30_000)
     settle(operator)
     operator.screenshot(path=artifacts / "corrections-frozen.png", full_page=True)
+    operator.set_viewport_size({"width": 390, "height": 900})
+    fits(operator)
+    operator.set_viewport_size({"width": 1280, "height": 1000})
     customer.get_by_role("button", name="bus.jpg").click()
     expect(customer.get_by_text("This account cannot spend at present")).to_be_visible(timeout=30_000)
     expect(customer.get_by_role("button", name=re.compile(r"Run — 0\.750 tokens"))).to_be_disabled()

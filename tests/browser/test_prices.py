@@ -21,7 +21,7 @@ from core.ledger import spending
 from core.pricing.book import adopt_book, current_prices
 from tests.browser.conftest import Server, balance, free_port, settle, sign_up
 from tests.browser.pictures import distinct_jpegs
-from tests.browser.test_journey import new_context, run_button, upload, upload_distinct, wait_for_results
+from tests.browser.test_journey import fits, new_context, run_button, upload, upload_distinct, wait_for_results
 from tests.conftest import MODEL
 
 pytestmark = pytest.mark.browser
@@ -105,6 +105,8 @@ def test_floor_share_is_shown_and_explained(browser: Browser, server: Server, ar
     expect(page.get_by_text(re.compile(r"\(1 − 5 %\) \+ 0\.0\d\d floor = 0\.7\d\d")).first).to_be_visible()
     run_button(page).scroll_into_view_if_needed()
     page.screenshot(path=artifacts / "prices-floor.png")
+    page.set_viewport_size({"width": 390, "height": 900})
+    fits(page)
     context.close()
 
 
@@ -194,6 +196,7 @@ def test_a_cap_that_would_be_passed_blocks_the_button(browser: Browser, server: 
     expect(page.get_by_text("the account's cap of 0.500 a day leaves 0.500 for today")).to_be_visible(timeout=30_000)
     blocked = page.get_by_role("button", name=re.compile(r"Run — 1\.350 tokens"))
     expect(blocked).to_be_disabled()
+    blocked.scroll_into_view_if_needed()
     page.screenshot(path=artifacts / "prices-capped.png")
     set_cap(None)
     page.get_by_role("button", name="bus.jpg").click()
@@ -217,6 +220,7 @@ def test_a_viewer_sees_the_price_and_cannot_run(browser: Browser, server: Server
     settle(page)
     blocked = page.get_by_role("button", name=re.compile(r"Run — 1\.350 tokens \(members only\)"))
     expect(blocked).to_be_disabled(timeout=30_000)
+    blocked.scroll_into_view_if_needed()
     page.screenshot(path=artifacts / "prices-viewer.png")
     context.close()
 

@@ -1,0 +1,51 @@
+"""Account: limits, team, statements, the check of the balance, and who one is here."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.services import account_view
+from core.services.application import current
+from ui.balance_check import show_balance_check
+from ui.facts import show_facts
+from ui.format import local_time, plain
+from ui.i18n import _
+from ui.limits import show_limits
+from ui.messages import role_words
+from ui.session import require_user
+from ui.statement import show_statement
+from ui.team import show_team
+
+user = require_user()
+app = current()
+
+
+def show_profile() -> None:
+    account = account_view.get_account(app, user)
+    facts = {
+        _("E-mail"): plain(user.email),
+        _("Role"): role_words(user.role),
+        _("Account"): f"{plain(account.name)} · `{account.id}`",
+        _("Since"): local_time(account.created_at),
+    }
+    if user.is_operator:
+        facts[_("Operator")] = _("you run this installation")
+    show_facts(facts)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {
+    "limits": (_("Limits"), lambda: show_limits(app, user)),
+    "team": (_("Team"), lambda: show_team(app, user)),
+    "statement": (_("Statement"), lambda: show_statement(app, user)),
+    "verify": (_("Verify"), lambda: show_balance_check(app, user)),
+    "profile": (_("Profile"), show_profile),
+}
+
+st.title(_("Account"))
+titles = [title for title, _show in SECTIONS.values()]
+asked_for = SECTIONS.get(st.query_params.get("section", ""))
+tabs = st.tabs(titles, default=asked_for[0] if asked_for else None, key="account_section", on_change="rerun")
+for tab, (_title, show) in zip(tabs, SECTIONS.values(), strict=True):
+    if tab.open:
+        with tab:
+            show()
