@@ -10,7 +10,7 @@ from core.services.application import current
 from ui.format import show_amount, tokens_and_money
 from ui.i18n import _
 from ui.messages import explain
-from ui.session import require_user
+from ui.session import may, require_user
 from ui.transactions import show_transactions
 
 user = require_user()
@@ -32,8 +32,13 @@ if credited_mt := st.session_state.pop("credited_mt", None):
     )
 st.subheader(_("Redeem a voucher"))
 with st.form("voucher", clear_on_submit=False):
-    code = st.text_input(_("Voucher code"), placeholder="ABCD-EFGH-JKMN-PQRS", max_chars=40, key="voucher_code")
-    submitted = st.form_submit_button(_("Redeem"), type="primary")
+    is_member = may(user, "member")
+    code = st.text_input(
+        _("Voucher code"), placeholder="ABCD-EFGH-JKMN-PQRS", max_chars=40, key="voucher_code", disabled=not is_member
+    )
+    submitted = st.form_submit_button(_("Redeem"), type="primary", disabled=not is_member)
+if not is_member:
+    st.caption(_("You may look at this account and not top it up: ask its owner for the role of a member."))
 st.caption(_("Vouchers come from the operator of this installation. Card payments are not offered here yet."))
 if not submitted and st.session_state.pop("voucher_redeemed", False):
     del st.session_state["voucher_request"]

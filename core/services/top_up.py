@@ -12,14 +12,16 @@ from core.ledger.idempotency import begin_idempotent, complete_idempotent
 from core.payments import vouchers
 from core.payments.tables import Voucher
 from core.services.application import Application
+from core.services.team import require_role
 
 
 def redeem_voucher(app: Application, user: User, code: str, *, idempotency_key: str) -> int:
     """Credit a voucher to the user's account; gives the milli-tokens credited.
 
-    A retry with the same key gives the same answer and credits nothing again. Raises `VoucherNotFoundError`,
-    `VoucherUsedError`, `VoucherExpiredError` or `IdempotencyConflictError`.
+    A retry with the same key gives the same answer and credits nothing again. Raises `RoleNeededError` for a viewer,
+    `VoucherNotFoundError`, `VoucherUsedError`, `VoucherExpiredError` or `IdempotencyConflictError`.
     """
+    require_role(user, "member")
     request = {"code": vouchers.normalise_code(code)}
     with app.db.write() as session:
         answer = begin_idempotent(session, user.account_id, "redeem_voucher", idempotency_key, request)

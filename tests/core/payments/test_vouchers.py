@@ -114,6 +114,14 @@ def test_unknown(any_app: Application, operator: User, code: str, text: str) -> 
     assert balance(any_app, operator) == (20_000, 0)
 
 
+def test_a_viewer_redeems_nothing(any_app: Application, operator: User, code: str) -> None:
+    """Who only looks at an account cannot use up its codes; the voucher stays good for a member."""
+    viewer = operator.model_copy(update={"role": "viewer"})
+    with pytest.raises(errors.RoleNeededError):
+        top_up.redeem_voucher(any_app, viewer, code, idempotency_key="1")
+    assert top_up.redeem_voucher(any_app, operator, code, idempotency_key="1") == 100_000
+
+
 def test_a_key_for_another_code_is_a_conflict(any_app: Application, operator: User) -> None:
     """An idempotency key stands for one code."""
     one, two = top_up.make_vouchers(any_app, operator, count=2, amount_mt=5)
