@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm.attributes import manager_of_class
+from sqlalchemy.orm import class_mapper
 from sqlmodel import Session, SQLModel
 
 from core.db import utcnow
@@ -90,9 +90,10 @@ def run(session: Session, statement: Executable, values: dict[str, Any]) -> tupl
 def row_of(model: type[Row], values: dict[str, Any]) -> Row:
     """The object of a row that was just written, made as the ORM makes one of a row that it read.
 
-    Validating and tracking each value costs as much as the statement that wrote them.
+    Validating and tracking each value costs as much as the statement that wrote them. `class_mapper` sets the models
+    up where nothing did so before: a hold may be the first thing that a process does.
     """
-    instance: Row = manager_of_class(model).new_instance()
+    instance: Row = class_mapper(model).class_manager.new_instance()
     instance.__dict__.update(values)
     return instance
 

@@ -1,160 +1,201 @@
-"""Many threads spending one account; and a naive deduction that the same harness convicts."""
+"""Many clients on one account, in threads and in processes; and naive versions that the same harness convicts."""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlmodel import col, func, select
 
 from core.db import Database
-from core.errors import ChargeKeyTakenError, InsufficientTokensError
+from core.errors import ChargeKeyTakenError
 from core.ledger import ledger
+from core.ledger.tables import Entry
 from core.ledger.verify import verify_ledger
+from tests.core.ledger import clients
+from tests.core.ledger.clients import CONFLICT, ENDS, OPERATIONS, PRICE_MT
+from tests.core.ledger.racers import Racers
 
-THREADS = 16
+CLIENTS = 16
 ATTEMPTS = 640
 AFFORDABLE = 200
-PRICE_MT = 1000
-
-Spend = Callable[[Database, str, str], bool]
-
-
-def spend_through_the_ledger(db: Database, account_id: str, key: str) -> bool:
-    """Hold and capture, as a run does."""
-    try:
-        with db.write() as session:
-            hold = ledger.place_hold(session, account_id, PRICE_MT, charge_key=key, lease_s=60, actor="test")
-    except InsufficientTokensError:
-        return False
-    with db.write() as session:
-        ledger.capture_hold(session, hold.id, PRICE_MT, actor="test")
-    return True
+ROUNDS = 20
+RACES = 200
+SEED = 20_261_125
 
 
-def spend_naively(db: Database, account_id: str, _key: str) -> bool:
-    """What must not be done: read the balance, decide, then write the difference."""
-    with db.read() as session:
-        posted_mt = ledger.get_balance(session, account_id).posted_mt
-    if posted_mt < PRICE_MT:
-        return False
-    time.sleep(0.001)  # whatever a program does between looking and writing
-    with db.write() as session:
-        session.connection().execute(
-            text("UPDATE account SET posted_mt = :left WHERE id = :id"),
-            {"left": posted_mt - PRICE_MT, "id": account_id},
-        )
-    return True
+@pytest.fixture(params=[(1, 16), (4, 4)], ids=["16 threads", "4 processes"])
+def racers(db: Database, request: pytest.FixtureRequest) -> Iterator[Racers]:
+    """Sixteen clients: the threads of one process, or four threads in each of four processes."""
+    processes, threads = request.param
+    racers = Racers(db.url, processes=processes, threads=threads)
+    yield racers
+    racers.close()
 
 
-def race(db: Database, spend: Spend) -> tuple[int, int, str]:
-    """640 attempts by 16 threads on an account for 200; how many succeeded, what is left, whose it is."""
+def open_account(db: Database, amount_mt: int) -> str:
+    """A new account with an amount in it."""
     with db.write() as session:
         account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, AFFORDABLE * PRICE_MT, source="house:test", actor="test")
-    barrier = threading.Barrier(THREADS)
+        ledger.post_top_up(session, account_id, amount_mt, source="house:test", actor="test")
+    return account_id
 
-    def client(number: int) -> int:
-        barrier.wait()
-        return sum(spend(db, account_id, f"{number}-{index}") for index in range(ATTEMPTS // THREADS))
 
-    with ThreadPoolExecutor(THREADS) as clients:
-        successes = sum(clients.map(client, range(THREADS)))
+def count_entries(db: Database, account_id: str) -> Counter[str]:
+    """How many entries stand under each memo."""
+    query = select(Entry.memo, func.count()).where(Entry.account_id == account_id).group_by(col(Entry.memo))
     with db.read() as session:
-        return successes, ledger.get_balance(session, account_id).posted_mt, account_id
+        return Counter(dict(session.exec(query).all()))
 
 
-def test_exactly_what_is_affordable_succeeds(db: Database) -> None:
-    """16 threads, 640 attempts, money for 200: exactly 200 succeed, nothing is left, nothing is held."""
-    successes, posted_mt, account_id = race(db, spend_through_the_ledger)
-    assert (successes, posted_mt) == (AFFORDABLE, 0)
+# One balance --------------------------------------------------------------------------------------
+
+
+def sell_out(db: Database, racers: Racers) -> None:
+    """640 attempts on an account for 200: exactly 200 succeed, nothing is left, nothing is held."""
+    account_id = open_account(db, AFFORDABLE * PRICE_MT)
+    assert sum(racers.race(clients.spend, account_id, ATTEMPTS // CLIENTS)) == AFFORDABLE
     with db.read() as session:
-        assert ledger.get_balance(session, account_id).held_mt == 0
-        outcome = verify_ledger(session)
+        balance = ledger.get_balance(session, account_id)
+        outcome = verify_ledger(session, account_id)
+    assert (balance.posted_mt, balance.held_mt) == (0, 0)
     assert outcome.ok, outcome.problems
     assert outcome.entries == 1 + 2 * AFFORDABLE
 
 
-def test_negative_control_naive_deduction_oversells(db: Database) -> None:
-    """The same harness convicts read-then-write: more succeed than were paid for, and the check says so."""
-    successes, posted_mt, _account_id = race(db, spend_naively)
-    assert successes > AFFORDABLE
-    assert successes * PRICE_MT > AFFORDABLE * PRICE_MT - posted_mt
+def test_exactly_what_is_affordable_succeeds_twenty_times(db: Database, racers: Racers) -> None:
+    """Twenty times over, no interleaving sells more or less than there is; then the whole ledger verifies."""
+    for _round in range(ROUNDS):
+        sell_out(db, racers)
     with db.read() as session:
+        assert verify_ledger(session).ok
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_exactly_what_is_affordable_succeeds_two_hundred_times(db: Database, racers: Racers) -> None:
+    """The same, two hundred times over."""
+    for _round in range(10 * ROUNDS):
+        sell_out(db, racers)
+
+
+def test_negative_control_naive_deduction_oversells(db: Database, racers: Racers) -> None:
+    """The same harness convicts read-then-write: more succeed than were paid for, and the check says so."""
+    account_id = open_account(db, AFFORDABLE * PRICE_MT)
+    successes = sum(racers.race(clients.spend_naively, account_id, ATTEMPTS // CLIENTS))
+    assert successes > AFFORDABLE
+    with db.read() as session:
+        left_mt = ledger.get_balance(session, account_id).posted_mt
+        assert successes * PRICE_MT > AFFORDABLE * PRICE_MT - left_mt
         assert not verify_ledger(session).ok
 
 
-def test_same_work_is_held_once(db: Database) -> None:
-    """16 threads that hold the same charge key at once: one hold."""
-    with db.write() as session:
-        account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, 100_000, source="house:test", actor="test")
-    barrier = threading.Barrier(THREADS)
+def test_a_hold_may_be_the_first_thing_that_a_process_does(db: Database) -> None:
+    """A process in which nothing has touched the models yet places a hold and captures it."""
+    racers = Racers(db.url, processes=1, threads=1)
+    try:
+        assert racers.race(clients.spend, open_account(db, PRICE_MT), 1) == [1]
+    finally:
+        racers.close()
 
-    def client(_number: int) -> bool:
-        barrier.wait()
-        try:
-            with db.write() as session:
-                ledger.place_hold(session, account_id, PRICE_MT, charge_key="same", lease_s=60, actor="test")
-        except ChargeKeyTakenError:
-            return False
-        return True
 
-    with ThreadPoolExecutor(THREADS) as clients:
-        assert sum(clients.map(client, range(THREADS))) == 1
+# The same work ------------------------------------------------------------------------------------
+
+
+def test_same_work_is_held_once(db: Database, racers: Racers) -> None:
+    """Fifty pieces of work, each held by everybody at the same moment: one hold each."""
+    account_id = open_account(db, 10**6)
+    works = [f"work {number}" for number in range(50)]
+    assert sum(racers.race(clients.hold_same_work, account_id, works)) == len(works)
     with db.read() as session:
-        assert ledger.get_balance(session, account_id).held_mt == PRICE_MT
-
-
-def test_a_hold_ends_once_under_a_race(db: Database) -> None:
-    """Capture and release racing on each of 30 holds: each ends exactly once and the sum is right."""
-    with db.write() as session:
-        account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, 30_000, source="house:test", actor="test")
-        hold_ids = [
-            ledger.place_hold(session, account_id, 1000, charge_key=f"{n}", lease_s=60, actor="test").id
-            for n in range(30)
-        ]
-    barrier = threading.Barrier(2)
-
-    def end_all(end: Callable[..., object]) -> int:
-        barrier.wait()
-        ended = 0
-        for hold_id in hold_ids:
-            try:
-                with db.write() as session:
-                    end(session, hold_id)
-                ended += 1
-            except ledger.HoldEndedError:
-                pass
-        return ended
-
-    with ThreadPoolExecutor(2) as threads:
-        captured, released = threads.map(
-            end_all,
-            [
-                lambda s, h: ledger.capture_hold(s, h, 1000, actor="test"),
-                lambda s, h: ledger.release_hold(s, h, actor="test"),
-            ],
-        )
-    assert captured + released == 30
-    with db.read() as session:
-        balance = ledger.get_balance(session, account_id)
-        assert (balance.posted_mt, balance.held_mt) == (30_000 - captured * 1000, 0)
+        assert ledger.get_balance(session, account_id).held_mt == len(works) * PRICE_MT
         assert verify_ledger(session).ok
+
+
+def test_negative_control_looking_before_holding_holds_twice(db: Database, racers: Racers) -> None:
+    """Without the key that is unique, the same work is held more than once."""
+    account_id = open_account(db, 10**6)
+    works = [f"work {number}." for number in range(20)]
+    assert sum(racers.race(clients.hold_same_work_naively, account_id, works)) > len(works)
+
+
+# One idempotency key ------------------------------------------------------------------------------
+
+
+def test_one_key_has_one_effect_and_one_answer(db: Database, racers: Racers) -> None:
+    """200 races for one key: one entry each; all who asked the same hear the same; all others hear of a conflict."""
+    account_id = open_account(db, 10**6)
+    with db.write() as session:
+        hold_id = ledger.place_hold(session, account_id, PRICE_MT, charge_key="x", lease_s=60, actor="test").id
+        ledger.capture_hold(session, hold_id, PRICE_MT, actor="test")
+    kinds = list(OPERATIONS)
+    asked = [(kinds[race % len(kinds)], f"key {race}") for race in range(RACES)]
+    answers = racers.race(clients.ask_with_same_keys, account_id, hold_id, asked)
+    otherwise_won = 0
+    for race in range(RACES):
+        heard: dict[bool, set[int | str]] = {False: set(), True: set()}
+        for number in range(CLIENTS):
+            heard[clients.asks_otherwise(race, number)].add(answers[number][race])
+        same, otherwise = heard[False], heard[True]
+        if same == {CONFLICT}:
+            same, otherwise = otherwise, same
+            otherwise_won += 1
+        assert len(same) == 1
+        assert same != {CONFLICT}
+        assert otherwise == ({CONFLICT} if race % 2 else set())
+    counted = count_entries(db, account_id)
+    assert all(counted[key] == 1 for _operation, key in asked)
+    with db.read() as session:
+        assert verify_ledger(session).ok
+    print(f"{otherwise_won} of {RACES // 2} contested keys went to the fewer")  # noqa: T201  # pytest shows it when the test fails
+
+
+def test_negative_control_looking_before_acting_doubles(db: Database, racers: Racers) -> None:
+    """Without the row that is unique, one key has several effects."""
+    account_id = open_account(db, 1)
+    keys = [f"key {number}" for number in range(20)]
+    racers.race(clients.ask_naively, account_id, keys)
+    counted = count_entries(db, account_id)
+    assert sum(counted[key] for key in keys) > len(keys)
+
+
+# The end of a hold --------------------------------------------------------------------------------
+
+
+def test_a_hold_ends_once_under_a_race(db: Database, racers: Racers) -> None:
+    """Capture, release and the sweeper after each of 200 holds at once: one of them ends it, and the sum is right."""
+    print(f"seed {SEED}")  # noqa: T201  # pytest shows it when the test fails
+    with db.write() as session:
+        account_ids = [ledger.open_account(session, "Ann").id for _ in range(RACES)]
+        holds = []
+        for account_id in account_ids:
+            ledger.post_top_up(session, account_id, PRICE_MT, source="house:test", actor="test")
+            # Due at once: the sweeper may have it as well as its owner.
+            hold = ledger.place_hold(session, account_id, PRICE_MT, charge_key="x", lease_s=0, actor="test")
+            holds.append((account_id, hold.id))
+    won = racers.race(clients.end_holds, holds, SEED)
+    winners = [[number for number in range(CLIENTS) if won[number][race]] for race in range(RACES)]
+    assert [len(found) for found in winners] == [1] * RACES
+    ended_by = [ENDS[number % len(ENDS)] for (number,) in winners]
+    with db.read() as session:
+        left = [ledger.get_balance(session, account_id) for account_id in account_ids]
+        outcome = verify_ledger(session)
+    assert [balance.posted_mt for balance in left] == [0 if end == "capture" else PRICE_MT for end in ended_by]
+    assert not any(balance.held_mt for balance in left)
+    assert outcome.ok, outcome.problems
+    assert outcome.entries == 3 * RACES
+    # Else it was no race.
+    assert set(ended_by) == set(ENDS), Counter(ended_by)
 
 
 def test_batches_in_any_order_do_not_deadlock(db: Database) -> None:
     """Batches of the same pictures in different orders, and captures beside them, all come to an end."""
     seed = 5
     print(f"seed {seed}")  # noqa: T201  # pytest shows it when the test fails
-    with db.write() as session:
-        account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, 10_000_000, source="house:test", actor="test")
+    account_id = open_account(db, 10_000_000)
     keys = [f"picture-{n}" for n in range(12)]
 
     def client(number: int) -> None:
@@ -173,17 +214,9 @@ def test_batches_in_any_order_do_not_deadlock(db: Database) -> None:
                 with db.write() as session:
                     ledger.release_hold(session, hold_id, actor="test")
 
-    with ThreadPoolExecutor(6) as clients:
-        for done in [clients.submit(client, number) for number in range(6)]:
+    with ThreadPoolExecutor(6) as threads:
+        for done in [threads.submit(client, number) for number in range(6)]:
             done.result(timeout=120)
     with db.read() as session:
         assert ledger.get_balance(session, account_id).held_mt == 0
         assert verify_ledger(session).ok
-
-
-@pytest.mark.soak
-def test_exactly_what_is_affordable_succeeds_twenty_times(db: Database) -> None:
-    """The same race twenty times over: no interleaving sells more than there is."""
-    for _round in range(20):
-        successes, posted_mt, _account_id = race(db, spend_through_the_ledger)
-        assert (successes, posted_mt) == (AFFORDABLE, 0)
