@@ -35,6 +35,7 @@ from core.jobs.blobs import hash_bytes
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
+from core.ledger.posting import lock_account
 from core.ledger.spending import require_within_caps
 from core.ledger.tables import Account
 from core.money import to_millitokens
@@ -274,6 +275,10 @@ def _start_job(app: Application, user: User, quote: Quote, *, key: str, asked_fo
         )
         session.add(job)
         session.flush()
+        if quote.total_mt:
+            # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
+            # would refuse a run that waits for that very work.
+            lock_account(session, user.account_id)
         _require_affordable(app, session, user.account_id, lines)
         for position, line in enumerate(lines):
             hold_id = _hold_line(app, session, user, job.id, line, budget_id)
