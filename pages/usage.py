@@ -42,9 +42,8 @@ models = usage_report.used_models(app, user)
 chosen_models = (
     st.pills(_("Models"), models, selection_mode="multi", default=models, key="usage_models") if models else []
 )
-report = usage_report.report_usage(
-    app, user, start, end, zone=zone, models=chosen_models if set(chosen_models) != set(models) else None
-)
+shown = chosen_models if set(chosen_models) != set(models) else None
+report = usage_report.report_usage(app, user, start, end, zone=zone, models=shown)
 
 
 def change(now: int, before: int) -> str | None:
@@ -64,7 +63,7 @@ with st.container(horizontal=True):
     for label, value, delta in CARDS:
         st.metric(label, value, delta, delta_color="off", width=CARD_PX)
 
-if not report.records:
+if not report.totals.images:
     st.info(
         _("Nothing ran in this period. Run a picture on the Detect page, or choose a longer period."),
         icon=":material/monitoring:",
@@ -104,7 +103,8 @@ with right:
     )
 st.download_button(
     _("CSV of what is shown"),
-    data=report.csv,
+    # Only a click reads the records themselves.
+    data=lambda: "".join(usage_report.records_csv(app, user, start, end, models=shown)),
     file_name=f"usage-{first.isoformat()}-{last.isoformat()}.csv",
     mime="text/csv",
     icon=":material/download:",

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import update
-from sqlmodel import Session, col
+from sqlalchemy import func, update
+from sqlmodel import Session, col, select
 
 from core.config import settings
 from core.db import Database, utcnow
@@ -28,7 +28,6 @@ from core.ledger.tables import Account
 from core.ledger.verify import Verification, verify_ledger
 from core.money import format_tokens
 from core.pricing.book import Prices, adopt_book, current_prices, read_book
-from core.usage.queries import list_records, sum_up
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -118,14 +117,17 @@ def fill(db: Database, *, now: datetime | None = None, days: int = DAYS, seed: i
         else:
             _reset_password(session, user, password_digest)
     with db.read() as session:
-        records = list_records(session, user.account_id, datetime.min.replace(tzinfo=UTC), utcnow())
-        totals = sum_up(record for record in records if record.model_version == MODEL_VERSION)
+        images, spent_mt = session.exec(
+            select(func.count(), func.coalesce(func.sum(UsageRecord.amount_mt), 0)).where(
+                UsageRecord.account_id == user.account_id, UsageRecord.model_version == MODEL_VERSION
+            )
+        ).one()
         return Demo(
             email=EMAIL,
             password=password,
             is_new=is_new,
-            images=totals.images,
-            spent_mt=totals.amount_mt,
+            images=images,
+            spent_mt=int(spent_mt),
             available_mt=ledger.get_balance(session, user.account_id).available_mt,
             verification=verify_ledger(session, user.account_id),
         )

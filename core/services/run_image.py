@@ -16,6 +16,7 @@ from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
 from core.ledger.corrections import refund_capture
+from core.ledger.posting import lock_account
 from core.pricing.book import Prices, get_prices
 from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import PriceBook, Quote, Receipt
@@ -125,10 +126,10 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
     )
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
     counts = inference.detections.filter(confidence_min=0.25).counts()
-    _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
     _refund_if_late(session, job, image, get_prices(session, quote.price_version))
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
+    _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
 
 
 def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
@@ -164,6 +165,8 @@ def _give_back(app: Application, job: Job, image: JobImage, status: str, error_c
 
 def give_back(session: Session, job: Job, image: JobImage, status: str, error_code: str | None, *, actor: str) -> None:
     """End an open image unpaid: its hold is released unless it ended before, and the usage says why."""
+    # Of several images the first may have no hold: the account comes before job and usage all the same, as in a charge.
+    lock_account(session, job.account_id)
     if image.hold_id is not None:
         try:
             ledger.release_hold(session, image.hold_id, actor=actor, memo=f"{job.id} {error_code or status}")

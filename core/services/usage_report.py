@@ -1,16 +1,15 @@
-"""What the Usage page shows for a period, in one call."""
+"""What the Usage page shows for a period, in one call, and its records as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 
 from core.identity.tables import User
 from core.services.application import Application
-from core.usage import queries
+from core.usage import export, queries
 from core.usage.queries import DayUsage, Totals
-from core.usage.tables import UsageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +21,6 @@ class UsageReport:
     days: Sequence[date]
     by_day: Sequence[DayUsage]
     outcomes: dict[str, int]
-    records: Sequence[UsageRecord]
-
-    def csv(self) -> str:
-        """Exactly the records behind the charts."""
-        return queries.to_csv(self.records)
 
 
 def report_usage(
@@ -38,18 +32,32 @@ def report_usage(
     zone: tzinfo,
     models: Sequence[str] | None = None,
 ) -> UsageReport:
-    """Totals, the period before, days, outcomes and records of `start` ≤ t < `end`; days are those of `zone`."""
+    """Totals, the period before, days and outcomes of `start` ≤ t < `end`; days are those of `zone`.
+
+    Raises `ValueError` when the period begins or ends within a quarter of an hour.
+    """
     with app.db.read() as session:
-        records = queries.list_records(session, user.account_id, start, end, models=models)
-        before = queries.list_records(session, user.account_id, *queries.previous_period(start, end), models=models)
+        by_day = queries.sum_days(session, user.account_id, start, end, zone, models=models)
+        before = queries.sum_days(session, user.account_id, *queries.previous_period(start, end), zone, models=models)
     return UsageReport(
-        totals=queries.sum_up(records),
+        totals=queries.sum_up(by_day),
         previous=queries.sum_up(before),
         days=queries.days_of(start, end, zone),
-        by_day=queries.by_day(records, zone),
-        outcomes=queries.by_outcome(records),
-        records=records,
+        by_day=by_day,
+        outcomes=queries.by_outcome(by_day),
     )
+
+
+def records_csv(
+    app: Application, user: User, start: datetime, end: datetime, *, models: Sequence[str] | None = None
+) -> Iterator[str]:
+    """Exactly the records behind a report, as CSV in pieces.
+
+    It keeps one snapshot of the database open until it is read to its end, so write it somewhere first and hand that
+    to a slow reader.
+    """
+    with app.db.read() as session:
+        yield from export.records_csv(session, user.account_id, start, end, models=models)
 
 
 def used_models(app: Application, user: User) -> list[str]:

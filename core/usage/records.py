@@ -1,34 +1,42 @@
-"""Writing what was measured: a record, and its hour's sums beside it."""
+"""Writing what was measured: a record, and the sums of its quarter of an hour beside it."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
-from core.usage.tables import UsageHour, UsageRecord
+from core.slots import slot_of
+from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
 
 
 def add_record(session: Session, record: UsageRecord) -> None:
-    """Store a record and count it in its hour, in the caller's transaction."""
+    """Store a record and count it in its slot, in the caller's transaction.
+
+    Call it last: the slot's row stays locked until the commit, and whoever waits for it must hold nothing that the
+    caller still needs.
+    """
     session.add(record)
-    table = UsageHour.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
-    insert = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
-    counted = insert.on_conflict_do_update(
-        index_elements=table.primary_key.columns,
-        set_={
-            "images": table.c.images + insert.excluded.images,
-            "amount_mt": table.c.amount_mt + insert.excluded.amount_mt,
-        },
-    )
-    hour = record.created_at.replace(minute=0, second=0, microsecond=0)
     session.connection().execute(
-        counted,
+        _COUNT[session.get_bind().dialect.name],
         {
             "account_id": record.account_id,
-            "hour": hour,
             "model": record.model,
-            "outcome": record.outcome,
-            "images": 1,
+            "slot": slot_of(record.created_at),
+            **dict.fromkeys(OUTCOMES, 0),
+            record.outcome: 1,
             "amount_mt": record.amount_mt,
         },
     )
+
+
+def _counting(insert: Any) -> Any:
+    counted = insert(_slot)
+    sums = {name: _slot.c[name] + counted.excluded[name] for name in (*OUTCOMES, "amount_mt")}
+    return counted.on_conflict_do_update(index_elements=_slot.primary_key.columns, set_=sums)
+
+
+_slot: Table = UsageSlot.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
+_COUNT = {"sqlite": _counting(sqlite.insert), "postgresql": _counting(postgresql.insert)}

@@ -1,4 +1,4 @@
-"""Table of usage records."""
+"""Tables of usage: a record for each image, and the roll-up that the Usage page reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
 from core.money import from_millitokens
+
+# Each is a column of `UsageSlot`.
+OUTCOMES = ("charged", "free", "failed", "cancelled", "interrupted")
 
 
 class UsageRecord(SQLModel, table=True):
@@ -58,15 +61,29 @@ class UsageRecord(SQLModel, table=True):
         }
 
 
-class UsageHour(SQLModel, table=True):
-    """The records of one hour (UTC) summed up by model and outcome, kept in the transaction of each record."""
+class UsageSlot(SQLModel, table=True):
+    """The records of a quarter of an hour, summed by model in the transaction of each record.
 
-    __tablename__ = "usage_hour"
-    __table_args__ = (CheckConstraint("images > 0 AND amount_mt >= 0", name="usage_hour_not_negative"),)
+    `slot` counts quarters of an hour since 1970 in UTC (`core.slots`). One column for each outcome says how many
+    images ended so.
+    """
+
+    __tablename__ = "usage_slot"
+    __table_args__ = (
+        CheckConstraint(
+            "charged >= 0 AND free >= 0 AND failed >= 0 AND cancelled >= 0 AND interrupted >= 0 AND amount_mt >= 0",
+            name="usage_slot_not_negative",
+        ),
+        # The key is the table: a period of one model lies in one piece.
+        {"sqlite_with_rowid": False},
+    )
 
     account_id: str = Field(primary_key=True, foreign_key="account.id")
-    hour: datetime = Field(primary_key=True, sa_type=UTCDateTime)
     model: str = Field(primary_key=True)
-    outcome: str = Field(primary_key=True)
-    images: int = Field(sa_type=BigInteger)
-    amount_mt: int = Field(sa_type=BigInteger)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    charged: int = Field(default=0, sa_type=BigInteger)
+    free: int = Field(default=0, sa_type=BigInteger)
+    failed: int = Field(default=0, sa_type=BigInteger)
+    cancelled: int = Field(default=0, sa_type=BigInteger)
+    interrupted: int = Field(default=0, sa_type=BigInteger)
+    amount_mt: int = Field(default=0, sa_type=BigInteger)

@@ -1,4 +1,4 @@
-"""Refunds, spending caps, low-balance alerts, the hash chain, and usage by the hour."""
+"""Refunds, spending caps, low-balance alerts, the hash chain, and usage by the quarter of an hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,6 +22,7 @@ HOLD_COLUMNS = {
     "spend_day": "DATE",
     "budget_id": "VARCHAR",  # no foreign key: SQLite could not drop the column again
 }
+OUTCOMES = ("charged", "free", "failed", "cancelled", "interrupted")
 NOT_USAGE = "kind NOT IN ('hold', 'capture', 'release', 'expire')"
 
 
@@ -73,23 +74,32 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('account_id', 'seq'),
     )
     op.create_table(
-        'usage_hour',
+        'usage_slot',
         sa.Column('account_id', sa.String(), nullable=False),
-        sa.Column('hour', sa.DateTime(timezone=True), nullable=False),
         sa.Column('model', sa.String(), nullable=False),
-        sa.Column('outcome', sa.String(), nullable=False),
-        sa.Column('images', sa.BigInteger(), nullable=False),
+        sa.Column('slot', sa.BigInteger(), nullable=False),
+        *(sa.Column(outcome, sa.BigInteger(), nullable=False) for outcome in OUTCOMES),
         sa.Column('amount_mt', sa.BigInteger(), nullable=False),
-        sa.CheckConstraint('images > 0 AND amount_mt >= 0', name='usage_hour_not_negative'),
+        sa.CheckConstraint(
+            'charged >= 0 AND free >= 0 AND failed >= 0 AND cancelled >= 0 AND interrupted >= 0 AND amount_mt >= 0',
+            name='usage_slot_not_negative',
+        ),
         sa.ForeignKeyConstraint(['account_id'], ['account.id']),
-        sa.PrimaryKeyConstraint('account_id', 'hour', 'model', 'outcome'),
+        sa.PrimaryKeyConstraint('account_id', 'model', 'slot'),
+        sqlite_with_rowid=False,
     )
     sqlite = op.get_bind().dialect.name == "sqlite"
-    hour = "strftime('%Y-%m-%d %H:00:00.000000', created_at)" if sqlite else "date_trunc('hour', created_at, 'UTC')"
+    # SQLite rounds to milliseconds, which would carry the last half of one over into the next slot.
+    seconds = (
+        "CAST(strftime('%s', substr(created_at, 1, 19)) AS INTEGER)"
+        if sqlite
+        else "floor(extract(epoch FROM created_at))::bigint"
+    )
+    counts = ", ".join(f"count(*) FILTER (WHERE outcome = '{outcome}')" for outcome in OUTCOMES)
     op.execute(
-        "INSERT INTO usage_hour (account_id, hour, model, outcome, images, amount_mt) "
-        f"SELECT account_id, {hour}, model, outcome, count(*), sum(amount_mt) FROM usage_record "
-        f"GROUP BY account_id, {hour}, model, outcome"
+        f"INSERT INTO usage_slot (account_id, model, slot, {', '.join(OUTCOMES)}, amount_mt) "
+        f"SELECT account_id, model, {seconds} / 900, {counts}, sum(amount_mt) FROM usage_record "
+        f"GROUP BY account_id, model, {seconds} / 900"
     )
     if sqlite:
         for table, noun in (("seal", "seals"), ("low_balance_alert", "alerts")):
@@ -122,7 +132,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table('usage_hour')
+    op.drop_table('usage_slot')
     op.drop_table('low_balance_alert')
     op.drop_table('seal')
     op.drop_index('ix_entry_not_usage', table_name='entry')

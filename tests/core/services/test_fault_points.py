@@ -32,7 +32,7 @@ from core.services import audit, corrections, run_image, top_up
 from core.services.application import Application
 from core.services.job_runner import sweep
 from core.services.metered_detection import detect_params, submit_quote
-from core.usage.tables import UsageHour, UsageRecord
+from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
 from tests.core.services.helpers import change, pictures, quote
 
 WELCOME_MT = 20_000
@@ -129,11 +129,12 @@ class Bench:
                 session.exec(select(func.count()).select_from(table).where(table.account_id == account_id)).one()
                 for table in (Job, Result, Receipt, UsageRecord)
             ]
-            hours = session.exec(select(func.sum(UsageHour.images)).where(UsageHour.account_id == account_id)).one()
+            slots = session.exec(select(UsageSlot).where(UsageSlot.account_id == account_id)).all()
             images = session.exec(
                 select(JobImage.status).join(Job, col(Job.id) == JobImage.job_id).where(Job.account_id == account_id)
             ).all()
-        assert (hours or 0) == counts[-1], "the hours count other records than there are"
+        counted = sum(getattr(slot, outcome) for slot in slots for outcome in OUTCOMES)
+        assert counted == counts[-1], "the slots count other records than there are"
         return balance.posted_mt, balance.held_mt, tuple(kinds), tuple(sorted(holds)), *counts, tuple(sorted(images))
 
 

@@ -1,0 +1,80 @@
+"""Quarters of an hour, of which the days of every time zone are made.
+
+A slot is a number: quarters of an hour since 1970 in UTC. Zones differ from UTC by whole quarters (India by 5:30, Nepal
+by 5:45) and change their clocks at whole quarters, so a day of any zone is a run of slots, where an hour would be cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+SLOT = timedelta(minutes=15)
+SLOTS_A_DAY = 96
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The slots `start` ≤ slot < `end`, throughout which a zone is `shift` slots ahead of UTC."""
+
+    start: int
+    end: int
+    shift: int
+
+
+def slot_of(moment: datetime) -> int:
+    """The slot that an aware moment lies in."""
+    return (moment - _EPOCH) // SLOT
+
+
+def day_of(number: int) -> date:
+    """The day whose number, counted from 1970-01-01 as 0, is (slot + shift) // `SLOTS_A_DAY`."""
+    return _EPOCH.date() + timedelta(days=number)
+
+
+def find_spans(start: datetime, end: datetime, zone: tzinfo) -> list[Span]:
+    """A period cut where the zone changes its clocks, in order.
+
+    Raises `ValueError` when it begins or ends within a quarter of an hour, or when the zone, as some did before 1972,
+    differs from UTC by no whole quarters.
+    """
+    first, last = _boundary(start), _boundary(end)
+    spans: list[Span] = []
+    while first < last:
+        shift = _shift(first, zone)
+        stop = min(first + SLOTS_A_DAY, last)
+        # No zone changes its clocks twice within a day.
+        if _shift(stop - 1, zone) != shift:
+            stop = next(slot for slot in range(first, stop) if _shift(slot, zone) != shift)
+            if _offset(_moment(stop) - timedelta.resolution, zone) != shift * SLOT:
+                raise ValueError(f"{zone} changed its clocks within a quarter of an hour before {_moment(stop)}")
+        if spans and spans[-1].shift == shift:
+            first = spans.pop().start
+        spans.append(Span(first, stop, shift))
+        first = stop
+    return spans
+
+
+def _boundary(moment: datetime) -> int:
+    slot = slot_of(moment)
+    if _moment(slot) != moment:
+        raise ValueError(f"{moment} is not on a quarter of an hour")
+    return slot
+
+
+def _moment(slot: int) -> datetime:
+    return _EPOCH + slot * SLOT
+
+
+def _offset(moment: datetime, zone: tzinfo) -> timedelta:
+    offset = moment.astimezone(zone).utcoffset()
+    assert offset is not None
+    return offset
+
+
+def _shift(slot: int, zone: tzinfo) -> int:
+    shift, rest = divmod(_offset(_moment(slot), zone), SLOT)
+    if rest:
+        raise ValueError(f"{zone} is no whole quarters of an hour from UTC at {_moment(slot)}")
+    return shift
