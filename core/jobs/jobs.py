@@ -246,6 +246,21 @@ def renew_jobs(session: Session, runner: str, *, lease_s: int) -> list[str]:
     ]
 
 
+def images_started_before(session: Session, runner: str, moment: datetime) -> list[tuple[Job, JobImage]]:
+    """The images that a runner began before a moment and that have no outcome yet."""
+    rows = session.exec(
+        select(Job, JobImage)
+        .join(JobImage, col(JobImage.job_id) == col(Job.id))
+        .where(
+            Job.runner == runner,
+            Job.status == "running",
+            JobImage.status == "running",
+            col(JobImage.started_at) < moment,
+        )
+    ).all()
+    return [(job, image) for job, image in rows]
+
+
 def lapsed_jobs(session: Session, now: datetime) -> Sequence[Job]:
     """Unfinished jobs whose runner has not been heard of within its lease."""
     return session.exec(select(Job).where(col(Job.status).in_(OPEN_JOB), col(Job.lease_expires_at) <= now)).all()

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+from datetime import timedelta
 
 from core.db import utcnow
 from core.identity.tables import User
@@ -28,6 +29,8 @@ class JobRunner:
         self._app = app
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = threading.Event()
+        # The images that a thread works on at this moment, by id.
+        self._in_hand: set[str] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"runner-{index}", daemon=True)
             for index in range(app.settings.runner_threads)
@@ -58,11 +61,18 @@ class JobRunner:
                 if claimed is None:
                     self._stopping.wait(self._app.settings.job_poll_interval_s)
                 else:
-                    run_image(self._app, *claimed)
+                    self._run(*claimed)
             except Exception:
-                # A database that is away for a moment must not end the thread; the sweeper gives back.
+                # A database that is away for a moment must not end the thread; the keeper gives back.
                 log.exception("the runner goes on after an error")
                 self._stopping.wait(1.0)
+
+    def _run(self, job: Job, image: JobImage) -> None:
+        self._in_hand.add(image.id)
+        try:
+            run_image(self._app, job, image)
+        finally:
+            self._in_hand.discard(image.id)
 
     def _claim(self) -> tuple[Job, JobImage] | None:
         with self._app.db.read() as session:
@@ -87,10 +97,25 @@ class JobRunner:
                     # Not in the transaction of the jobs: a capture takes its hold first and its job then.
                     with self._app.db.write() as session:
                         ledger.renew_holds(session, hold_ids, lease_s=settings.hold_lease_s)
+                    self._give_back_lost()
                 sweep(self._app)
                 seal_ledger(self._app)
             except Exception:
                 log.exception("the keeper goes on after an error")
+
+    def _give_back_lost(self) -> None:
+        """End what was begun and is in nobody's hand: its outcome could not be stored, as the database was away.
+
+        The runner lives, so its leases are renewed and no sweeper would do it. A claim whose answer was lost looks the
+        same; one that was made just now does too, so a lease's time must have passed.
+        """
+        lease = timedelta(seconds=self._app.settings.hold_lease_s)
+        with self._app.db.read() as session:
+            begun = jobs.images_started_before(session, self.name, utcnow() - lease)
+        for job, image in begun:
+            if image.id not in self._in_hand:
+                with self._app.db.write() as session:
+                    give_back(session, job, image, "interrupted", "internal", actor=ledger.SYSTEM)
 
 
 def sweep(app: Application) -> int:
