@@ -23,7 +23,8 @@ from core.errors import WeightsRefusedError
 # Ultralytics would run pip at whatever moment it misses an optional package; it reads this when imported.
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 # A checkpoint of allowed classes alone can still carry a configuration that Ultralytics hands to `eval` while it
-# rebuilds the network. With this, torch loads tensors and state only (docs/adr/0009). Not a default: always.
+# rebuilds the network. With this, torch loads tensors and state only (docs/adr/0009). Not a default: always, in child
+# processes too; `_load_safely` does the same where Ultralytics was imported before this.
 os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"
 
 # What a YOLO checkpoint may name: network classes, and plain containers. A dotted name such as
@@ -80,10 +81,8 @@ def load_network(path: Path, expected_sha256: str, device: torch.device) -> tupl
             found=found,
         )
     inspect_weights(path)
-    from ultralytics.models import YOLO
-
     try:
-        yolo = YOLO(str(path), task="detect")
+        yolo = _load_safely(path)
     except Exception as error:
         # Ultralytics and torch refuse in many types; each means that this is not a network to run.
         raise WeightsRefusedError(f"{path.name} does not load as a detection model: it was not used.") from error
@@ -92,3 +91,11 @@ def load_network(path: Path, expected_sha256: str, device: torch.device) -> tupl
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network, {int(key): str(name) for key, name in yolo.names.items()}
+
+
+def _load_safely(path: Path) -> Any:
+    from ultralytics.models import YOLO
+    from ultralytics.nn import tasks
+
+    tasks.SAFE_LOAD = True  # type: ignore[attr-defined]  # Ultralytics declares no exports
+    return YOLO(str(path), task="detect")
