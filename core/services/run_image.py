@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from core.db import utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
+from core.group_commit import GroupCommitError
 from core.inference.engine import Inference
 from core.inference.images import decode_image
 from core.jobs import jobs
@@ -38,9 +39,7 @@ def run_image(app: Application, job: Job, image: JobImage) -> None:
         _answer_free(app, job, image)
         return
     try:
-        inference = _infer(app, job, image)
-        with app.db.write() as session:
-            _capture(session, job, image, inference)
+        _settle(app, job, image, _infer(app, job, image))
     except HoldEndedError:
         # The lease ran out while the model ran (a machine that slept, say): the money is back, so no result.
         _give_back(app, job, image, "interrupted", None)
@@ -77,6 +76,16 @@ def _infer(app: Application, job: Job, image: JobImage) -> Inference:
     except FutureTimeoutError:
         future.cancel()
         raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
+
+
+def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -> None:
+    try:
+        with app.db.write() as session:
+            _capture(session, job, image, inference)
+    except GroupCommitError:
+        # Another transaction took the commit that this one shared down with it; nothing of this one is stored.
+        with app.db.write() as session:
+            _capture(session, job, image, inference)
 
 
 def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> None:

@@ -24,7 +24,7 @@ from tests.conftest import OpenApp
 from tests.core.services.helpers import balance, pictures, quote, submit
 
 RERUNS, DISCONNECTS, TIMEOUTS = 500, 300, 200
-LEASE_S = 5
+LEASE_S = 10
 SEED = 20_261_124
 
 
@@ -66,7 +66,7 @@ def wait_until_nothing_is_held(app: Application, user: User) -> None:
 
 
 def test_a_thousand_cancellations_leave_no_hold(
-    open_app: OpenApp, sign_up: Callable[..., User], start_runner: Callable[[Application], Any], database_url: str
+    database_url: str, open_app: OpenApp, sign_up: Callable[..., User], start_runner: Callable[[Application], Any]
 ) -> None:
     """500 reruns inside the click, 300 disconnects from a running job, 200 time-outs of the model."""
     print(f"seed {SEED}")  # noqa: T201  # pytest shows it when the test fails
@@ -106,12 +106,14 @@ def test_a_thousand_cancellations_leave_no_hold(
     posted_mt, held_mt = balance(app, user)
     with app.db.read() as session:
         statuses = Counter(session.exec(select(JobImage.status)).all())
+        errors = Counter(session.exec(select(JobImage.error_code).where(JobImage.status == "failed")).all())
         holds = Counter(session.exec(select(Hold.status)).all())
         paid = session.exec(select(Entry).where(Entry.kind == "capture")).all()
         results = session.exec(select(Result.charge_key)).all()
         captured = session.exec(select(Hold.charge_key).where(Hold.status == "captured")).all()
     assert held_mt == 0
-    assert statuses["failed"] == TIMEOUTS
+    # Nobody's picture fails because of somebody else's closed tab.
+    assert errors == {"inference_failed": TIMEOUTS}
     assert holds["held"] == 0
     assert not {"queued", "running"} & set(statuses)
     assert sorted(results) == sorted(captured)
