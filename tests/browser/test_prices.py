@@ -102,7 +102,7 @@ def test_floor_share_is_shown_and_explained(browser: Browser, server: Server, ar
         page.get_by_text("List price 6.800 − 0.335 (5 % batch discount) + 0.285 floor = 6.750 tokens")
     ).to_be_visible(timeout=60_000)
     expect(page.get_by_text("a batch never costs less than a smaller one that it contains")).to_be_visible()
-    expect(page.get_by_text(re.compile(r"\(1 − 5 %\) \+ 0\.0\d\d floor = 0\.7\d\d")).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"\(1 − 5\s%\) \+ 0\.0\d\d floor = 0\.7\d\d")).first).to_be_visible()
     run_button(page).scroll_into_view_if_needed()
     page.screenshot(path=artifacts / "prices-floor.png")
     page.set_viewport_size({"width": 390, "height": 900})
