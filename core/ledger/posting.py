@@ -114,20 +114,22 @@ def post_hold(session: Session, account_id: str, move: Move) -> Entry:
     Raises `AccountNotActiveError`, `InsufficientTokensError` or `SpendingCapError`; the transaction must then be
     rolled back.
     """
-    row = run(session, _PLACE, _account_values(account_id, move))
+    values = _move_values(account_id, move)
+    row = run(session, _PLACE[session.get_bind().dialect.name], values)
     if row is None:
         raise _explain_no_hold(session, account_id, move)
     if move.budget_id is not None and run(session, _PLACE_BUDGET, _spend_values(move.budget_id, move)) is None:
         raise _explain_no_budget(session, move)
-    return _write_entry(session, account_id, move, row)
+    return _write_entry(session, account_id, move, values, row)
 
 
 def post_spend(session: Session, account_id: str, move: Move) -> Entry:
     """Take from what is available, whatever the account's state. Raises `InsufficientTokensError`."""
-    row = run(session, _SPEND, _account_values(account_id, move))
+    values = _move_values(account_id, move)
+    row = run(session, _SPEND[session.get_bind().dialect.name], values)
     if row is None:
         raise _explain_no_hold(session, account_id, move, even_frozen=True)
-    return _write_entry(session, account_id, move, row)
+    return _write_entry(session, account_id, move, values, row)
 
 
 def post(session: Session, account_id: str, move: Move) -> Entry:
@@ -135,33 +137,27 @@ def post(session: Session, account_id: str, move: Move) -> Entry:
 
     Raises `AccountNotActiveError` when there is no such account.
     """
-    row = run(session, _POST, _account_values(account_id, move))
+    values = _move_values(account_id, move)
+    row = run(session, _POST[session.get_bind().dialect.name], values)
     if row is None:
         raise AccountNotActiveError("There is no such account.")
     if move.budget_id is not None and move.spend_change_mt:
         run(session, _GIVE_BACK_BUDGET, _spend_values(move.budget_id, move))
-    return _write_entry(session, account_id, move, row)
+    return _write_entry(session, account_id, move, values, row)
 
 
-def _write_entry(session: Session, account_id: str, move: Move, row: tuple[Any, ...]) -> Entry:
+def _write_entry(session: Session, account_id: str, move: Move, values: dict[str, Any], row: tuple[Any, ...]) -> Entry:
+    """The entry of a move whose `row` the account gave back; PostgreSQL wrote it in the same statement."""
     posted_after_mt, held_after_mt, seq, alert_below_mt = row
     entry = {
         "account_id": account_id,
         "seq": seq,
-        "kind": move.kind,
-        "debit_account": move.debit,
-        "credit_account": move.credit,
-        "amount_mt": move.amount_mt,
-        "posted_change_mt": move.posted_change_mt,
-        "held_change_mt": move.held_change_mt,
         "posted_after_mt": posted_after_mt,
         "held_after_mt": held_after_mt,
-        "hold_id": move.hold_id,
-        "actor": move.actor,
-        "memo": move.memo,
-        "created_at": move.at or utcnow(),
+        **{name: values[f"b_{name}"] for name in _TOLD},
     }
-    run(session, _INSERT_ENTRY, entry)
+    if session.get_bind().dialect.name == "sqlite":
+        run(session, _INSERT_ENTRY, entry)
     # A crossing is one entry with the threshold between its two balances, so there is one alert for each.
     if alert_below_mt is not None and posted_after_mt < alert_below_mt <= posted_after_mt - move.posted_change_mt:
         alert = {
@@ -185,12 +181,20 @@ def next_month_start(day: date) -> date:
     return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
-def _account_values(account_id: str, move: Move) -> dict[str, Any]:
+def _move_values(account_id: str, move: Move) -> dict[str, Any]:
+    """The parameters of a move's statement: what changes in the account, and what the entry tells of it."""
     return {
         **_spend_values(account_id, move),
-        "b_amount": move.amount_mt,
-        "b_posted": move.posted_change_mt,
-        "b_held": move.held_change_mt,
+        "b_kind": move.kind,
+        "b_debit_account": move.debit,
+        "b_credit_account": move.credit,
+        "b_amount_mt": move.amount_mt,
+        "b_posted_change_mt": move.posted_change_mt,
+        "b_held_change_mt": move.held_change_mt,
+        "b_hold_id": move.hold_id,
+        "b_actor": move.actor,
+        "b_memo": move.memo,
+        "b_created_at": move.at or utcnow(),
     }
 
 
@@ -249,9 +253,14 @@ def spent_so_far(counters: Account | Budget, day: date | None) -> tuple[int, int
     )
 
 
-_account, _budget = table_of(Account), table_of(Budget)
+_account, _budget, _entry = table_of(Account), table_of(Budget), table_of(Entry)
+# The columns of an entry that the move itself says; the others are the account's after it.
+_TOLD = (
+    *("kind", "debit_account", "credit_account", "amount_mt", "posted_change_mt", "held_change_mt", "hold_id"),
+    *("actor", "memo", "created_at"),
+)
 _DAY, _MONTH, _NEXT_MONTH = (bindparam(name, type_=Date) for name in ("b_day", "b_month", "b_next_month"))
-_AMOUNT, _SPEND_CHANGE = bindparam("b_amount", type_=BigInteger), bindparam("b_spend", type_=BigInteger)
+_AMOUNT, _SPEND_CHANGE = bindparam("b_amount_mt", type_=BigInteger), bindparam("b_spend", type_=BigInteger)
 
 
 def _counted(table: Table) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
@@ -294,12 +303,24 @@ def _giving_back(table: Table) -> Update:
     )
 
 
-def _moving(statement: Update) -> Update:
-    return statement.values(
-        posted_mt=_account.c.posted_mt + bindparam("b_posted", type_=BigInteger),
-        held_mt=_account.c.held_mt + bindparam("b_held", type_=BigInteger),
+def _moving(statement: Update) -> dict[str, Executable]:
+    """A move of the account, and on PostgreSQL its entry: one round trip less while the account's row is locked."""
+    moving = statement.values(
+        posted_mt=_account.c.posted_mt + bindparam("b_posted_change_mt", type_=BigInteger),
+        held_mt=_account.c.held_mt + bindparam("b_held_change_mt", type_=BigInteger),
         version=_account.c.version + 1,
     ).returning(_account.c.posted_mt, _account.c.held_mt, _account.c.version, _account.c.alert_below_mt)
+    moved = moving.returning(_account.c.id).cte("moved")
+    entry = {
+        "account_id": moved.c.id,
+        "seq": moved.c.version,
+        "posted_after_mt": moved.c.posted_mt,
+        "held_after_mt": moved.c.held_mt,
+        **{name: bindparam(f"b_{name}", type_=_entry.c[name].type) for name in _TOLD},
+    }
+    written = insert(_entry).from_select(list(entry), select(*entry.values())).cte("written")
+    both = select(moved.c.posted_mt, moved.c.held_mt, moved.c.version, moved.c.alert_below_mt).add_cte(written)
+    return {"sqlite": moving, "postgresql": both}
 
 
 _IS_AVAILABLE = _account.c.posted_mt - _account.c.held_mt >= _AMOUNT
@@ -309,5 +330,5 @@ _PLACE_BUDGET = _placing(_budget).returning(_budget.c.id)
 _POST = _moving(_giving_back(_account))
 _SPEND = _moving(_giving_back(_account).where(_IS_AVAILABLE))
 _GIVE_BACK_BUDGET = _giving_back(_budget)
-_INSERT_ENTRY = insert(table_of(Entry)).inline()
+_INSERT_ENTRY = insert(_entry).inline()
 _INSERT_ALERT = insert(table_of(LowBalanceAlert)).inline()
