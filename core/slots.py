@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
-SLOT = timedelta(minutes=15)
+SLOT_S = 900
+SLOT = timedelta(seconds=SLOT_S)
 SLOTS_A_DAY = 96
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

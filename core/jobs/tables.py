@@ -49,7 +49,8 @@ class JobImage(SQLModel, table=True):
             name="job_image_status",
         ),
         Index("ix_job_image_hold", "hold_id"),
-        Index("ix_job_image_charge_key", "charge_key"),
+        # With the status: SQLite would otherwise look through all free images for the repeats of one.
+        Index("ix_job_image_charge_key", "charge_key", "status"),
         Index("ix_job_image_status", "status"),
     )
 

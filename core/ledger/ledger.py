@@ -37,7 +37,7 @@ from core.ledger.posting import (
     settled,
     table_of,
 )
-from core.ledger.tables import ENTRY_NOT_USAGE, Account, Entry, Hold
+from core.ledger.tables import ENTRY_NOT_USAGE, HOLD_TAKES_KEY, Account, Entry, Hold
 
 HOUSE_REVENUE = "house:revenue"
 SYSTEM = "system"
@@ -250,7 +250,7 @@ def find_taken_keys(session: Session, account_id: str, charge_keys: Collection[s
                 select(Hold.charge_key).where(
                     Hold.account_id == account_id,
                     col(Hold.charge_key).in_(keys[start : start + HOLDS_PER_STATEMENT_MAX]),
-                    col(Hold.status).in_(("held", "captured")),
+                    text(HOLD_TAKES_KEY),
                 )
             ).all()
         )

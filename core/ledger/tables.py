@@ -12,8 +12,11 @@ from core.db import UTCDateTime, new_id, utcnow
 
 # SQLite autoincrements only INTEGER keys; PostgreSQL gets BIGINT.
 _BIG_KEY = BigInteger().with_variant(Integer, "sqlite")
-# Every image makes entries of these kinds; the partial index `ix_entry_not_usage` finds the rare others.
+# Conditions of partial indexes. SQLite uses one only for a query that says its condition in these words.
+# Every image makes entries of these kinds; `ix_entry_not_usage` and its sister find the rare others.
 ENTRY_NOT_USAGE = "kind NOT IN ('hold', 'capture', 'release', 'expire')"
+# These holds stand in the way of another one for the same work.
+HOLD_TAKES_KEY = "status IN ('held', 'captured')"
 
 
 class Account(SQLModel, table=True):
@@ -87,8 +90,8 @@ class Hold(SQLModel, table=True):
             "account_id",
             "charge_key",
             unique=True,
-            sqlite_where=text("status IN ('held', 'captured')"),
-            postgresql_where=text("status IN ('held', 'captured')"),
+            sqlite_where=text(HOLD_TAKES_KEY),
+            postgresql_where=text(HOLD_TAKES_KEY),
         ),
         Index(
             "ix_hold_due",
@@ -132,12 +135,20 @@ class Entry(SQLModel, table=True):
             sqlite_where=text("kind IN ('capture', 'release', 'expire')"),
             postgresql_where=text("kind IN ('capture', 'release', 'expire')"),
         ),
-        Index("ix_entry_created", "account_id", "created_at"),
-        # The few entries that a customer looks for among millions of holds and charges.
+        Index("ix_entry_created", "account_id", "created_at", "seq"),
+        # The few entries that a customer looks for among millions of holds and charges; `kind` tells them apart.
         Index(
             "ix_entry_not_usage",
             "account_id",
             "seq",
+            "kind",
+            sqlite_where=text(ENTRY_NOT_USAGE),
+            postgresql_where=text(ENTRY_NOT_USAGE),
+        ),
+        Index(
+            "ix_entry_not_usage_created",
+            "account_id",
+            "created_at",
             sqlite_where=text(ENTRY_NOT_USAGE),
             postgresql_where=text(ENTRY_NOT_USAGE),
         ),
@@ -158,6 +169,34 @@ class Entry(SQLModel, table=True):
     actor: str
     memo: str = ""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class EntrySlot(SQLModel, table=True):
+    """The entries of a quarter of an hour summed by kind, as far as the account's `RollUp` goes.
+
+    `slot` counts quarters of an hour since 1970 in UTC (`core.slots`). Of the `entries`, `posting` ones changed the
+    settled balance, by `posted_mt` in all.
+    """
+
+    __tablename__ = "entry_slot"
+    # The key is the table: a period lies in one piece.
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    kind: str = Field(primary_key=True)
+    entries: int = Field(sa_type=BigInteger)
+    posting: int = Field(sa_type=BigInteger)
+    posted_mt: int = Field(sa_type=BigInteger)
+
+
+class RollUp(SQLModel, table=True):
+    """How far an account's entry slots go: they hold the entries up to `seq`, each once, and none after it."""
+
+    __tablename__ = "roll_up"
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    seq: int = Field(sa_type=BigInteger)
 
 
 class Idempotency(SQLModel, table=True):

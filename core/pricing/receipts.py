@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from sqlalchemy import or_, tuple_
+from sqlalchemy import tuple_
 from sqlmodel import Session, col, select
 
 from core.errors import ReceiptNotFoundError
@@ -75,20 +75,26 @@ def list_receipts(
     session: Session, account_id: str, wanted: ReceiptFilter, *, after: Cursor | None = None, limit: int
 ) -> Sequence[Receipt]:
     """The account's receipts, newest first; `after` goes on where a page ended."""
-    query = select(Receipt).where(Receipt.account_id == account_id)
+    created_at, receipt_id = col(Receipt.created_at), col(Receipt.id)
+    where = [col(Receipt.account_id) == account_id]
     if wanted.start is not None:
-        query = query.where(Receipt.created_at >= wanted.start)
+        where.append(created_at >= wanted.start)
     if wanted.end is not None:
-        query = query.where(Receipt.created_at < wanted.end)
+        where.append(created_at < wanted.end)
     if text := wanted.text.replace("\x00", ""):
+        # By its key first: looking through the names of millions of receipts takes a second.
+        if _ID.fullmatch(text) and (found := session.exec(select(Receipt).where(*where, receipt_id == text)).all()):
+            return found if after is None else []
         name = col(Receipt.image_name)
         # SQLite's LIKE takes letters of either case by itself, and four times as fast as with lower().
         is_sqlite = session.get_bind().dialect.name == "sqlite"
-        has_text = name.contains(text, autoescape=True) if is_sqlite else name.icontains(text, autoescape=True)
-        query = query.where(or_(has_text, col(Receipt.id) == text))
+        where.append(name.contains(text, autoescape=True) if is_sqlite else name.icontains(text, autoescape=True))
     if after is not None:
-        query = query.where(tuple_(col(Receipt.created_at), col(Receipt.id)) < after)
-    return session.exec(query.order_by(col(Receipt.created_at).desc(), col(Receipt.id).desc()).limit(limit)).all()
+        where.append(tuple_(created_at, receipt_id) < after)
+    newest_first = created_at.desc(), receipt_id.desc()
+    # The index has all that decides which receipts these are; only they themselves are read from the table.
+    shown = select(receipt_id).where(*where).order_by(*newest_first).limit(limit)
+    return session.exec(select(Receipt).where(receipt_id.in_(shown)).order_by(*newest_first)).all()
 
 
 def compute_receipt(receipt: Receipt) -> Computation:

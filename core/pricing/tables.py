@@ -74,7 +74,8 @@ class Receipt(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("floor_mt >= 0", name="receipt_floor_not_negative"),
         CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
-        Index("ix_receipt_account", "account_id", "created_at"),
+        # With all that a search looks at, so that it passes over the receipts themselves.
+        Index("ix_receipt_account", "account_id", "created_at", "id", "image_name"),
     )
 
     id: str = Field(default_factory=lambda: new_id("rcpt"), primary_key=True)

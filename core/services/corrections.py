@@ -66,7 +66,7 @@ def list_charges(
         )
         .join(Hold, col(Hold.id) == col(Entry.hold_id))
         .join(Receipt, col(Receipt.hold_id) == col(Hold.id), isouter=True)
-        .where(col(Entry.account_id) == account_id, col(Entry.kind) == "capture")
+        .where(col(Entry.kind) == "capture")
         .order_by(col(Entry.seq).desc())
         .limit(limit)
     )
@@ -75,7 +75,10 @@ def list_charges(
     with app.db.read() as session:
         if reference:
             found = session.execute(select(col(Receipt.hold_id)).where(col(Receipt.id) == reference)).scalar()
-            query = query.where(col(Entry.hold_id) == (found or reference))
+            # The account is asked for at the hold: at the entry, SQLite would look through all of the account's.
+            query = query.where(col(Hold.account_id) == account_id, col(Entry.hold_id) == (found or reference))
+        else:
+            query = query.where(col(Entry.account_id) == account_id)
         rows = session.execute(query).all()
     return [
         Charge(hold_id, seq, at, captured_mt, refunded_mt, name or "", model or "")

@@ -16,6 +16,7 @@ from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.services.application import Application
 from core.services.audit import seal_ledger
+from core.services.roll_ups import roll_up_ledger
 from core.services.run_image import give_back, run_image
 from core.services.team import require_role
 
@@ -100,6 +101,7 @@ class JobRunner:
                     self._give_back_lost()
                 sweep(self._app)
                 seal_ledger(self._app)
+                roll_up_ledger(self._app)
             except Exception:
                 log.exception("the keeper goes on after an error")
 

@@ -1,4 +1,4 @@
-"""Refunds, spending caps, low-balance alerts, the hash chain, and usage by the quarter of an hour."""
+"""Refunds, spending caps, low-balance alerts, the hash chain, and sums of entries and usage by quarters of an hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,6 +24,13 @@ HOLD_COLUMNS = {
 }
 OUTCOMES = ("charged", "free", "failed", "cancelled", "interrupted")
 NOT_USAGE = "kind NOT IN ('hold', 'capture', 'release', 'expire')"
+NOT_USAGE_INDEXES = {"ix_entry_not_usage": ("seq", "kind"), "ix_entry_not_usage_created": ("created_at",)}
+# Indexes that are there already, and the columns that they get at their end.
+LONGER_INDEXES = {
+    "ix_entry_created": ("entry", ("account_id", "created_at"), ("seq",)),
+    "ix_job_image_charge_key": ("job_image", ("charge_key",), ("status",)),
+    "ix_receipt_account": ("receipt", ("account_id", "created_at"), ("id", "image_name")),
+}
 
 
 def upgrade() -> None:
@@ -50,10 +57,13 @@ def upgrade() -> None:
     for name, definition in HOLD_COLUMNS.items():
         op.execute(f"ALTER TABLE hold ADD COLUMN {name} {definition}")
     op.execute("ALTER TABLE price_book ADD COLUMN refund_rules JSON NOT NULL DEFAULT '[]'")
-    op.create_index(
-        'ix_entry_not_usage', 'entry', ['account_id', 'seq'],
-        sqlite_where=sa.text(NOT_USAGE), postgresql_where=sa.text(NOT_USAGE),
-    )
+    for name, columns in NOT_USAGE_INDEXES.items():
+        op.create_index(
+            name, 'entry', ['account_id', *columns], sqlite_where=sa.text(NOT_USAGE), postgresql_where=sa.text(NOT_USAGE)
+        )
+    for name, (table, columns, more) in LONGER_INDEXES.items():
+        op.drop_index(name, table_name=table)
+        op.create_index(name, table, [*columns, *more])
     op.create_table(
         'seal',
         sa.Column('account_id', sa.String(), nullable=False),
@@ -72,6 +82,25 @@ def upgrade() -> None:
         sa.Column('dismissed_at', sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(['account_id'], ['account.id']),
         sa.PrimaryKeyConstraint('account_id', 'seq'),
+    )
+    op.create_table(
+        'entry_slot',
+        sa.Column('account_id', sa.String(), nullable=False),
+        sa.Column('slot', sa.BigInteger(), nullable=False),
+        sa.Column('kind', sa.String(), nullable=False),
+        sa.Column('entries', sa.BigInteger(), nullable=False),
+        sa.Column('posting', sa.BigInteger(), nullable=False),
+        sa.Column('posted_mt', sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(['account_id'], ['account.id']),
+        sa.PrimaryKeyConstraint('account_id', 'slot', 'kind'),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        'roll_up',
+        sa.Column('account_id', sa.String(), nullable=False),
+        sa.Column('seq', sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(['account_id'], ['account.id']),
+        sa.PrimaryKeyConstraint('account_id'),
     )
     op.create_table(
         'usage_slot',
@@ -133,9 +162,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table('usage_slot')
+    op.drop_table('roll_up')
+    op.drop_table('entry_slot')
     op.drop_table('low_balance_alert')
     op.drop_table('seal')
-    op.drop_index('ix_entry_not_usage', table_name='entry')
+    for name in NOT_USAGE_INDEXES:
+        op.drop_index(name, table_name='entry')
+    for name, (table, columns, _more) in LONGER_INDEXES.items():
+        op.drop_index(name, table_name=table)
+        op.create_index(name, table, list(columns))
     if op.get_bind().dialect.name != "sqlite":
         op.execute("DROP TRIGGER entry_no_truncate ON entry")
         op.execute("DROP FUNCTION refuse_change()")
