@@ -169,7 +169,9 @@ class Attacker:
 
     def first_problem(self, account_id: str | None = None, heads: tuple[Head, ...] = ()) -> tuple[str, str, int | None]:
         """Code, account and `seq` of the only account that the check names."""
-        (problem,) = self.verify(account_id, heads).problems
+        problems = self.verify(account_id, heads).problems
+        assert len(problems) == 1, problems
+        (problem,) = problems
         assert problem.account_id in problem.message
         return problem.code, problem.account_id, problem.seq
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
@@ -226,7 +226,38 @@ def test_renewed_hold_is_not_swept(db: Database, account_id: str) -> None:
         ledger.renew_holds(session, [open_id, ended_id], lease_s=7200)
     with db.write() as session:
         assert expire_everything(session, now=utcnow() + LATER) == []
+        assert ledger.expire_holds(session, account_id, now=utcnow() + LATER) == []
     assert get_hold(db, ended_id) == ended
+    assert balance(db, account_id) == (10_000, 1000)
+
+
+def test_a_renewal_reaches_every_hold(db: Database, account_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More holds than one statement takes are all renewed, the last ones too."""
+    monkeypatch.setattr(ledger, "HOLDS_PER_STATEMENT_MAX", 2)
+    hold_ids = [hold(db, account_id, 100, f"{number}") for number in range(5)]
+    with db.write() as session:
+        ledger.renew_holds(session, hold_ids, lease_s=7200)
+    with db.write() as session:
+        assert ledger.expire_holds(session, account_id, now=utcnow() + LATER) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite's one writer lets nothing between
+def test_a_lease_renewed_under_the_sweeper_stays(db: Database, account_id: str) -> None:
+    """The runner renews after the sweeper has listed the hold and before it ends it: the hold stays."""
+    hold_id = hold(db, account_id, 1000)
+    renewed = []
+
+    def renew(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE hold SET status"):
+            with db.write() as session:
+                ledger.renew_holds(session, [hold_id], lease_s=7200)
+            renewed.append(hold_id)
+
+    with db.write() as session:
+        event.listen(db.engine, "before_cursor_execute", renew)
+        assert ledger.expire_holds(session, account_id, now=utcnow() + LATER) == []
+    event.remove(db.engine, "before_cursor_execute", renew)
+    assert renewed == [hold_id]
     assert balance(db, account_id) == (10_000, 1000)
 
 
