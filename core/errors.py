@@ -22,9 +22,6 @@ class VisionMeterError(Exception):
         self.details = details
 
 
-# Money ---------------------------------------------------------------------------------------------
-
-
 class InsufficientTokensError(VisionMeterError):
     """The balance does not cover the amount; nothing was held.
 
@@ -175,9 +172,6 @@ class NoRateError(VisionMeterError):
     code = "no_rate"
 
 
-# Vouchers ------------------------------------------------------------------------------------------
-
-
 class VoucherNotFoundError(VisionMeterError):
     """No voucher has this code."""
 
@@ -200,9 +194,6 @@ class InvalidAmountError(VisionMeterError):
     """An amount outside the allowed range."""
 
     code = "invalid_amount"
-
-
-# Images --------------------------------------------------------------------------------------------
 
 
 class ImageRefusedError(VisionMeterError):
@@ -253,9 +244,6 @@ class TooManyImagesError(VisionMeterError):
     code = "too_many_images"
 
 
-# Models and the engine -----------------------------------------------------------------------------
-
-
 class ModelNotFoundError(VisionMeterError):
     """No model has this name."""
 
@@ -296,9 +284,6 @@ class EngineStoppedError(VisionMeterError):
     """The engine is shutting down."""
 
     code = "engine_stopped"
-
-
-# People --------------------------------------------------------------------------------------------
 
 
 class InvalidEmailError(VisionMeterError):

@@ -29,6 +29,7 @@ from core.usage.tables import UsageRecord
 log = logging.getLogger("visionmeter")
 
 ENGINE_RETRY_S = 0.05
+SETTLE_ATTEMPTS_MAX = 10
 FIRST_ATTEMPT_FAILED = "first_attempt_failed"
 LATE_RULE = "rule:late"
 
@@ -79,13 +80,15 @@ def _infer(app: Application, job: Job, image: JobImage) -> Inference:
 
 
 def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -> None:
-    try:
-        with app.db.write() as session:
-            _capture(session, job, image, inference)
-    except GroupCommitError:
-        # Another transaction took the commit that this one shared down with it; nothing of this one is stored.
-        with app.db.write() as session:
-            _capture(session, job, image, inference)
+    for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
+        try:
+            with app.db.write() as session:
+                _capture(session, job, image, inference)
+            return
+        except GroupCommitError:
+            # Another transaction took the commit that this one shared down with it; nothing of this one is stored.
+            if attempt == SETTLE_ATTEMPTS_MAX:
+                raise
 
 
 def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> None:
