@@ -1,7 +1,6 @@
 """Every expected failure: a class with a stable `code` and a message that says what to do next.
 
-The gateway maps codes to HTTP statuses in one table, the portal maps them to words in one table. The
-keyword arguments an error was made with are kept in `details`, so that both tables can fill in numbers.
+The gateway maps codes to HTTP statuses in one table, the portal to words. Keyword arguments are kept in `details`.
 """
 
 from __future__ import annotations
