@@ -118,13 +118,17 @@ def post_hold(session: Session, account_id: str, move: Move) -> Entry:
     row = run(session, _PLACE[session.get_bind().dialect.name], values)
     if row is None:
         raise _explain_no_hold(session, account_id, move)
-    if move.budget_id is not None and run(session, _PLACE_BUDGET, _spend_values(move.budget_id, move)) is None:
-        raise _explain_no_budget(session, move)
+    if move.budget_id is not None:
+        budget_values = {**_spend_values(move.budget_id, move), "b_account": account_id}
+        if run(session, _PLACE_BUDGET, budget_values) is None:
+            raise _explain_no_budget(session, account_id, move)
     return _write_entry(session, account_id, move, values, row)
 
 
 def post_spend(session: Session, account_id: str, move: Move) -> Entry:
     """Take from what is available, whatever the account's state. Raises `InsufficientTokensError`."""
+    # So that a refusal is explained by the balance that refused it; a hold has locked the account before.
+    lock_account(session, account_id)
     values = _move_values(account_id, move)
     row = run(session, _SPEND[session.get_bind().dialect.name], values)
     if row is None:
@@ -219,9 +223,9 @@ def _explain_no_hold(session: Session, account_id: str, move: Move, *, even_froz
     return explain_cap(account, move.spend_day, move.amount_mt, scope="account")
 
 
-def _explain_no_budget(session: Session, move: Move) -> Exception:
+def _explain_no_budget(session: Session, account_id: str, move: Move) -> Exception:
     budget = session.get(Budget, move.budget_id, populate_existing=True)
-    if budget is None:
+    if budget is None or budget.account_id != account_id:
         return AccountNotActiveError("The budget of this key does not exist any more: make a new key.")
     return explain_cap(budget, move.spend_day, move.amount_mt, scope="key")
 
@@ -326,7 +330,7 @@ def _moving(statement: Update) -> dict[str, Executable]:
 _IS_AVAILABLE = _account.c.posted_mt - _account.c.held_mt >= _AMOUNT
 _LOCK = select(_account.c.id).where(_account.c.id == bindparam("b_account")).with_for_update(key_share=True)
 _PLACE = _moving(_placing(_account).where(_account.c.status == "active", _IS_AVAILABLE))
-_PLACE_BUDGET = _placing(_budget).returning(_budget.c.id)
+_PLACE_BUDGET = _placing(_budget).where(_budget.c.account_id == bindparam("b_account")).returning(_budget.c.id)
 _POST = _moving(_giving_back(_account))
 _SPEND = _moving(_giving_back(_account).where(_IS_AVAILABLE))
 _GIVE_BACK_BUDGET = _giving_back(_budget)

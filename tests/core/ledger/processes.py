@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 
 # Imported by the fork server, once; a process then starts in some milliseconds.
-PRELOADED = ("core.ledger.verify", "tests.core.ledger.racers", "pytest")
+PRELOADED = ("core.ledger.verify", "tests.core.ledger.racers", "tests.core.ledger.traffic", "pytest")
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(list(PRELOADED))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import col, func, select
 
 from core.db import Database
-from core.errors import ChargeKeyTakenError
-from core.ledger import ledger
+from core.errors import ChargeKeyTakenError, InsufficientTokensError
+from core.ledger import corrections, ledger
 from core.ledger.tables import Entry
 from core.ledger.verify import verify_ledger
 from tests.core.ledger import clients
@@ -91,6 +93,31 @@ def test_negative_control_naive_deduction_oversells(db: Database, racers: Racers
         left_mt = ledger.get_balance(session, account_id).posted_mt
         assert successes * PRICE_MT > AFFORDABLE * PRICE_MT - left_mt
         assert not verify_ledger(session).ok
+
+
+def test_a_refusal_names_its_own_reason(db: Database) -> None:
+    """Tokens that come in just after an adjustment found too few do not turn its refusal into one of a cap."""
+    account_id = open_account(db, 1)
+
+    def top_up() -> None:
+        with db.write() as session:
+            ledger.post_top_up(session, account_id, 1000, source="house:test", actor="test")
+
+    late = threading.Thread(target=top_up)
+    me = threading.get_ident()
+
+    def come_in(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if threading.get_ident() == me and "UPDATE account" in statement:
+            late.start()
+            late.join(0.5)  # or it waits for the end of the refused transaction
+
+    event.listen(db.engine, "after_cursor_execute", come_in)
+    with pytest.raises(InsufficientTokensError), db.write() as session:
+        corrections.post_adjustment(session, account_id, -100, reason="why", actor="test")
+    event.remove(db.engine, "after_cursor_execute", come_in)
+    late.join()
+    with db.read() as session:
+        assert ledger.get_balance(session, account_id).posted_mt == 1001
 
 
 def test_a_hold_may_be_the_first_thing_that_a_process_does(db: Database) -> None:
