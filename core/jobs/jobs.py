@@ -124,10 +124,11 @@ def get_progress(session: Session, job_id: str) -> Progress:
 
 
 def adopt_queued_jobs(session: Session, runner: str, *, lease_s: int) -> None:
-    """Take responsibility for all queued jobs that nobody works on."""
+    """Take responsibility for all queued jobs that nobody works on; what another runner takes just now is his."""
+    free = select(Job.id).where(Job.status == "queued", col(Job.runner).is_(None)).with_for_update(skip_locked=True)
     session.execute(
         update(Job)
-        .where(col(Job.status) == "queued", col(Job.runner).is_(None))
+        .where(col(Job.id).in_(free))
         .values(runner=runner, status="running", lease_expires_at=utcnow() + timedelta(seconds=lease_s))
     )
 
@@ -229,11 +230,13 @@ def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OP
 
 
 def renew_jobs(session: Session, runner: str, *, lease_s: int) -> list[str]:
-    """Extend the leases of this runner's unfinished jobs; gives the ids of the holds they stand on."""
+    """Extend the leases of this runner's unfinished jobs; gives the ids of the holds they stand on.
+
+    A job of which an image ends at this moment is passed over until the next time.
+    """
+    own = select(Job.id).where(Job.runner == runner, Job.status == "running").with_for_update(skip_locked=True)
     session.execute(
-        update(Job)
-        .where(col(Job.runner) == runner, col(Job.status) == "running")
-        .values(lease_expires_at=utcnow() + timedelta(seconds=lease_s))
+        update(Job).where(col(Job.id).in_(own)).values(lease_expires_at=utcnow() + timedelta(seconds=lease_s))
     )
     return [
         hold_id

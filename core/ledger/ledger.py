@@ -223,14 +223,18 @@ def expire_holds(session: Session, account_id: str, *, now: datetime | None = No
 
 
 def renew_holds(session: Session, hold_ids: Sequence[str], *, lease_s: int) -> None:
-    """Extend the leases of holds that are still held; ended ones are left alone."""
+    """Extend the leases of holds that are still held; ended ones are left alone.
+
+    Holds that somebody is ending at this moment are passed over, so that many of them are never waited for in a circle.
+    """
     expires_at = utcnow() + timedelta(seconds=lease_s)
     for start in range(0, len(hold_ids), HOLDS_PER_STATEMENT_MAX):
-        session.execute(
-            update(Hold)
+        held = (
+            select(Hold.id)
             .where(col(Hold.id).in_(hold_ids[start : start + HOLDS_PER_STATEMENT_MAX]), col(Hold.status) == "held")
-            .values(expires_at=expires_at)
+            .with_for_update(skip_locked=True)
         )
+        session.execute(update(Hold).where(col(Hold.id).in_(held)).values(expires_at=expires_at))
 
 
 def require_available(session: Session, account_id: str, amount_mt: int) -> None:

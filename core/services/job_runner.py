@@ -7,13 +7,14 @@ import os
 import secrets
 import socket
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from core.db import utcnow
 from core.identity.tables import User
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
+from core.ledger.posting import lock_account
 from core.services.application import Application
 from core.services.audit import seal_ledger
 from core.services.roll_ups import roll_up_ledger
@@ -30,8 +31,8 @@ class JobRunner:
         self._app = app
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = threading.Event()
-        # The images that a thread works on at this moment, by id.
-        self._in_hand: set[str] = set()
+        # The images that a thread works on at this moment, by id, and since when.
+        self._in_hand: dict[str, datetime] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"runner-{index}", daemon=True)
             for index in range(app.settings.runner_threads)
@@ -50,10 +51,16 @@ class JobRunner:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout_s)
-        with self._app.db.write() as session:
-            for job in jobs.running_jobs(session, self.name):
-                for image in jobs.open_images_of(session, job.id, ("queued",)):
-                    give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
+        with self._app.db.read() as session:
+            unfinished = jobs.running_jobs(session, self.name)
+        for job in unfinished:
+            try:
+                # One account in a transaction: runners that stop together never wait for one another in a circle.
+                with self._app.db.write() as session:
+                    for image in jobs.open_images_of(session, job.id, ("queued",)):
+                        give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
+            except Exception:
+                log.exception("what job %s holds comes back when its lease has run out", job.id)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -63,17 +70,18 @@ class JobRunner:
                     self._stopping.wait(self._app.settings.job_poll_interval_s)
                 else:
                     self._run(*claimed)
-            except Exception:
-                # A database that is away for a moment must not end the thread; the keeper gives back.
+            except BaseException:
+                # A database that is away for a moment must not end the thread, nor an engine that panics; the keeper
+                # gives back.
                 log.exception("the runner goes on after an error")
                 self._stopping.wait(1.0)
 
     def _run(self, job: Job, image: JobImage) -> None:
-        self._in_hand.add(image.id)
+        self._in_hand[image.id] = utcnow()
         try:
             run_image(self._app, job, image)
         finally:
-            self._in_hand.discard(image.id)
+            self._in_hand.pop(image.id, None)
 
     def _claim(self) -> tuple[Job, JobImage] | None:
         with self._app.db.read() as session:
@@ -90,10 +98,12 @@ class JobRunner:
             try:
                 with self._app.db.read() as session:
                     busy = bool(jobs.running_jobs(session, self.name)) or jobs.has_queued_jobs(session)
-                if busy:
+                # With every thread stuck nothing is promised any more: all leases run out, and the sweep gives back.
+                if busy and len(self._stuck()) < settings.runner_threads:
                     with self._app.db.write() as session:
                         # Also here: with every thread busy, a new job would otherwise outlive its lease unheard.
                         jobs.adopt_queued_jobs(session, self.name, lease_s=settings.hold_lease_s)
+                    with self._app.db.write() as session:
                         hold_ids = jobs.renew_jobs(session, self.name, lease_s=settings.hold_lease_s)
                     # Not in the transaction of the jobs: a capture takes its hold first and its job then.
                     with self._app.db.write() as session:
@@ -105,8 +115,16 @@ class JobRunner:
             except Exception:
                 log.exception("the keeper goes on after an error")
 
+    def _stuck(self) -> set[str]:
+        """The images in hand for longer than the engine may take and a lease lasts: a disk that hangs, say."""
+        settings = self._app.settings
+        latest = utcnow() - timedelta(seconds=settings.image_timeout_s + settings.hold_lease_s)
+        return {image_id for image_id, since in list(self._in_hand.items()) if since < latest}
+
     def _give_back_lost(self) -> None:
         """End what was begun and is in nobody's hand: its outcome could not be stored, as the database was away.
+
+        What is stuck in a hand ends too.
 
         The runner lives, so its leases are renewed and no sweeper would do it. A claim whose answer was lost looks the
         same; one that was made just now does too, so a lease's time must have passed.
@@ -114,8 +132,9 @@ class JobRunner:
         lease = timedelta(seconds=self._app.settings.hold_lease_s)
         with self._app.db.read() as session:
             begun = jobs.images_started_before(session, self.name, utcnow() - lease)
+        stuck = self._stuck()
         for job, image in begun:
-            if image.id not in self._in_hand:
+            if image.id not in self._in_hand or image.id in stuck:
                 with self._app.db.write() as session:
                     give_back(session, job, image, "interrupted", "internal", actor=ledger.SYSTEM)
 
@@ -153,6 +172,8 @@ def cancel_job(app: Application, user: User, job_id: str) -> int:
     require_role(user, "member")
     with app.db.write() as session:
         job = jobs.get_job(session, user.account_id, job_id)
+        # Before looking: what is charged or begun meanwhile is not given back.
+        lock_account(session, user.account_id)
         queued = jobs.open_images_of(session, job_id, ("queued",))
         for image in queued:
             give_back(session, job, image, "cancelled", None, actor=user.id)

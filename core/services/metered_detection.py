@@ -18,6 +18,7 @@ from core.db import utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
+    ImageEmptyError,
     InvalidImageSizeError,
     QuoteExpiredError,
     QuoteGrewError,
@@ -114,7 +115,7 @@ def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str
 def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *, model: str, img_size: int) -> Quote:
     """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
 
-    Raises `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
+    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
     `WeightsRefusedError` or `NoRateError`.
     """
     if len(images) > app.settings.batch_images_max:
@@ -122,6 +123,8 @@ def quote_batch(app: Application, user: User, images: Sequence[PreparedImage], *
             f"At most {app.settings.batch_images_max} images run in one batch: remove some.",
             images_max=app.settings.batch_images_max,
         )
+    if not images:
+        raise ImageEmptyError("A batch needs at least one picture: add one.")
     if img_size not in IMG_SIZES_PX:
         raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
     version = app.registry.resolve(model)
@@ -259,7 +262,13 @@ def _start_job(app: Application, user: User, quote: Quote, *, key: str, asked_fo
     """Claim the key, hold the amount and store the job, all in one transaction."""
     lines = quote_lines(quote)
     with app.db.write() as session:
-        answer = begin_idempotent(session, user.account_id, "run", key, {"quote_id": asked_for})
+        request = {"quote_id": asked_for}
+        answer = begin_idempotent(session, user.account_id, "run", key, request)
+        if answer is None and key != asked_for:
+            # A quote runs once, under whatever key: its own one stands for that.
+            answer = begin_idempotent(session, user.account_id, "run", asked_for, request)
+            if answer is not None:
+                complete_idempotent(session, user.account_id, "run", key, answer)
         if answer is not None:
             return jobs.get_job(session, user.account_id, answer["job_id"])
         if quote.expires_at <= utcnow():
@@ -296,7 +305,8 @@ def _start_job(app: Application, user: User, quote: Quote, *, key: str, asked_fo
                     hold_id=hold_id,
                 )
             )
-        complete_idempotent(session, user.account_id, "run", key, {"job_id": job.id})
+        for claimed in {key, asked_for}:
+            complete_idempotent(session, user.account_id, "run", claimed, {"job_id": job.id})
     return job
 
 

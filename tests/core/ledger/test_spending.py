@@ -232,3 +232,16 @@ def test_a_hold_alone_warns_nobody(db: Database, account_id: str) -> None:
     hold(db, account_id, 90_000, "a")
     with db.read() as session:
         assert alerts(session, account_id) == []
+
+
+def test_a_budget_of_another_account_takes_no_hold(db: Database, account_id: str) -> None:
+    """Whoever knows the id of somebody's budget fills it with nothing, and passes his own cap by no such detour."""
+    with db.write() as session:
+        budget = spending.open_budget(session, account_id, day_cap_mt=2000, month_cap_mt=None)
+        other_id = ledger.open_account(session, "Bob").id
+        ledger.post_top_up(session, other_id, 100_000, source="house:test", actor="test")
+    with pytest.raises(AccountNotActiveError):
+        hold(db, other_id, 1000, "a", budget_id=budget.id)
+    with db.read() as session:
+        assert session.get_one(Budget, budget.id).day_spent_mt == 0
+        assert ledger.get_balance(session, other_id).held_mt == 0

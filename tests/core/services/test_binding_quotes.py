@@ -96,6 +96,26 @@ def test_own_idempotency_key(any_app: Application, ann: User) -> None:
     assert balance(any_app, ann) == (20_000, one.total_mt)
 
 
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_a_quote_runs_once_under_any_keys(any_app: Application, ann: User, is_expired: bool) -> None:
+    """Two keys of the caller's and the quote's own for one quote: one run, held once, and each key keeps its answer."""
+    files = pictures(2)
+    quoted = quote(any_app, ann, files)
+    if is_expired:
+        expire(any_app)
+    by_hash = {hash_bytes(data): data for data in files.values()}
+    keys = ["one", "two", None, "one"]
+    runs = {submit_quote(any_app, ann, quoted.id, by_hash, idempotency_key=key).id for key in keys}
+    assert len(runs) == 1
+    assert balance(any_app, ann) == (20_000, quoted.total_mt)
+
+
+def test_an_empty_batch_is_refused(any_app: Application, ann: User) -> None:
+    """Nothing to run is no run that never ends."""
+    with pytest.raises(errors.ImageEmptyError):
+        quote(any_app, ann, {})
+
+
 def test_many_submits_of_an_expired_quote_make_one_run(any_app: Application, ann: User) -> None:
     """Eight clicks at once on a price that is too old: one job, one hold an image."""
     files = pictures(3)

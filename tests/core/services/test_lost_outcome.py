@@ -11,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from core.identity.tables import User
+from core.jobs import jobs
 from core.services.application import Application
 from core.services.job_runner import JobRunner
 from tests.conftest import OpenApp
@@ -83,3 +84,72 @@ def test_a_free_answer_that_could_not_be_stored_ends_too(
     assert away.strikes >= 1
     assert statuses(view) == ["interrupted"]
     assert balance(app, ann) == (19_750, 0)
+
+
+class Panic(BaseException):
+    """What a native library raises that gives up, and no `except Exception` catches."""
+
+
+def test_a_panic_ends_no_worker(
+    open_app: OpenApp,
+    sign_up: Callable[..., User],
+    start_runner: Callable[[Application], JobRunner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four pictures in whose engine something panics, two workers: all given back, and the next run is served."""
+    app = open_app(hold_lease_s=LEASE_S, runner_threads=2)
+    ann = sign_up(app)
+    start_runner(app)
+    with monkeypatch.context() as patch:
+        patch.setattr("core.services.run_image._infer", _panic)
+        files = pictures(4)
+        view = wait(app, ann, submit(app, ann, quote(app, ann, files), files))
+    assert set(statuses(view)) == {"failed"}
+    assert balance(app, ann) == (20_000, 0)
+    again = wait(app, ann, submit(app, ann, quote(app, ann, files), files))
+    assert set(statuses(again)) == {"charged"}
+
+
+def _panic(*_: object) -> None:
+    raise Panic
+
+
+def test_what_hangs_is_given_back(
+    open_app: OpenApp,
+    sign_up: Callable[..., User],
+    start_runner: Callable[[Application], JobRunner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that hangs under every worker: what is in hand and what waits behind it is given back all the same."""
+    app = open_app(hold_lease_s=LEASE_S, runner_threads=1, image_timeout_s=1)
+    ann = sign_up(app)
+    works_again = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("core.services.run_image._infer", lambda *_: works_again.wait(120) and _panic())
+        start_runner(app)
+        files = pictures(3)
+        view = wait(app, ann, submit(app, ann, quote(app, ann, files), files))
+        works_again.set()
+    assert set(statuses(view)) == {"interrupted"}
+    assert balance(app, ann) == (20_000, 0)
+    again = wait(app, ann, submit(app, ann, quote(app, ann, files), files))
+    assert set(statuses(again)) == {"charged"}
+
+
+def test_runners_that_stop_together(database_url: str, open_app: OpenApp, sign_up: Callable[..., User]) -> None:
+    """Two runners with runs of the same eight customers stop at once: nothing stays held."""
+    apps = [open_app(database_url=database_url, welcome_tokens="100") for _ in range(2)]
+    people = [sign_up(apps[0], f"{number}@example.com") for number in range(8)]
+    runners = [JobRunner(app) for app in apps]
+    for number, runner in enumerate(runners):
+        for person in people if number else reversed(people):
+            files = pictures(4, seed=number + 1)
+            submit(apps[0], person, quote(apps[0], person, files), files)
+        with apps[0].db.write() as session:
+            jobs.adopt_queued_jobs(session, runner.name, lease_s=600)
+    threads = [threading.Thread(target=runner.stop) for runner in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [balance(apps[0], person) for person in people] == [(100_000, 0)] * len(people)
