@@ -52,9 +52,10 @@ demo: install ## an example customer with a month of history (demo@example.com)
 	@$(BIN)/python -m core.services.demo
 
 bench: install ## the figures of docs/benchmarks.md, measured here
-	$(BIN)/python bench/hold_throughput.py
 	$(BIN)/python bench/rerun_latency.py
+	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ledger_verify.py
+	$(BIN)/python bench/ledger_growth.py
 
 constraints: install ## resolve requirements-dev.txt afresh into constraints.txt
 	@echo '# Every version that an installation gets, direct or not. Written by `make constraints`; not edited by hand.' > constraints.txt

@@ -6,8 +6,7 @@ rows with the same query through the bare driver and looks at nothing, in the sa
 
     python bench/ledger_verify.py [--entries 1000000] [--accounts 8] [--rounds 3]
 
-With VISIONMETER_BENCH_POSTGRES_URL (for example postgresql+psycopg://user@127.0.0.1:5432/postgres) also on PostgreSQL,
-in a schema of its own that is dropped afterwards.
+PostgreSQL runs in a throw-away cluster, or wherever `--postgres-url` says; without either only SQLite is measured.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import resource
 import secrets
 import statistics
@@ -26,117 +24,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sqlalchemy import create_engine, insert, text
-
-from core.db import Database
-from core.ledger.posting import reserved, settled, table_of
-from core.ledger.tables import Account, Entry, Hold
+from bench import postgres
+from bench.history import SEED, Plan, write_history
+from core.db import Database, utcnow
 from core.ledger.verify import entry_query, verify_ledger
 from core.services.audit import seal
 
-SEED = 20_261_124
-ROWS_PER_INSERT = 20_000
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Author:
-    """Writes the history of one account, step by step, into the lists that are inserted."""
-
-    def __init__(self, account_id: str, draw: random.Random) -> None:
-        self.account = Account(id=account_id, name="bench", created_at=START)
-        self.draw = draw
-
-    def step(self, entries: list[dict[str, Any]], holds: list[dict[str, Any]]) -> None:
-        """A hold and its end; now and then a top-up before it or a refund after it."""
-        own, held = settled(self.account.id), reserved(self.account.id)
-        if self.account.posted_mt < 10_000:
-            entries.append(self._entry("top_up", "house:vouchers", own, 10**7, posted=10**7))
-        amount_mt, hold_id = self.draw.randint(10, 9000), f"hold_{self.draw.getrandbits(96):024x}"
-        entries.append(self._entry("hold", own, held, amount_mt, held=amount_mt, hold_id=hold_id))
-        luck = self.draw.random()
-        if luck < 0.05:
-            status, captured_mt, refunded_mt = "released", 0, 0
-            entries.append(self._entry("release", held, own, amount_mt, held=-amount_mt, hold_id=hold_id))
-        else:
-            status, captured_mt, refunded_mt = "captured", amount_mt, amount_mt if luck > 0.99 else 0
-            house = "house:revenue"
-            entries.append(
-                self._entry("capture", held, house, amount_mt, posted=-amount_mt, held=-amount_mt, hold_id=hold_id)
-            )
-            if refunded_mt:
-                entries.append(self._entry("refund", house, own, amount_mt, posted=amount_mt, hold_id=hold_id))
-        hold = Hold(
-            id=hold_id,
-            account_id=self.account.id,
-            amount_mt=amount_mt,
-            captured_mt=captured_mt,
-            refunded_mt=refunded_mt,
-            status=status,
-            charge_key=hold_id,
-            expires_at=START,
-            created_at=START,
-            ended_at=START,
-        )
-        holds.append(hold.model_dump())
-
-    def _entry(
-        self,
-        kind: str,
-        debit: str,
-        credit: str,
-        amount_mt: int,
-        *,
-        posted: int = 0,
-        held: int = 0,
-        hold_id: str | None = None,
-    ) -> dict[str, Any]:
-        account = self.account
-        account.version += 1
-        account.posted_mt += posted
-        account.held_mt += held
-        return {
-            "account_id": account.id,
-            "seq": account.version,
-            "kind": kind,
-            "debit_account": debit,
-            "credit_account": credit,
-            "amount_mt": amount_mt,
-            "posted_change_mt": posted,
-            "held_change_mt": held,
-            "posted_after_mt": account.posted_mt,
-            "held_after_mt": account.held_mt,
-            "hold_id": hold_id,
-            "actor": "user_3f9c1d2e4b5a6978f0e1d2c3",
-            "memo": "line-7-2026-03-04T05-06-07.jpg",
-            "created_at": START + timedelta(milliseconds=137 * account.version),
-        }
-
-
-def build(db: Database, entries: int, accounts: int) -> None:
-    """A consistent ledger of at least that many entries, unsealed; the accounts' entries lie mixed, as in life."""
-    draw = random.Random(SEED)
-    authors = [Author(f"acct_{draw.getrandbits(96):024x}", draw) for _ in range(accounts)]
-    with db.write() as session:
-        session.add_all([Account.model_validate(author.account.model_dump()) for author in authors])
-    written = 0
-    while written < entries:
-        chunk: list[dict[str, Any]] = []
-        holds: list[dict[str, Any]] = []
-        while len(chunk) < min(ROWS_PER_INSERT, entries - written):
-            draw.choice(authors).step(chunk, holds)
-        with db.write() as session:
-            session.connection().execute(insert(table_of(Hold)), holds)
-            session.connection().execute(insert(table_of(Entry)), chunk)
-        written += len(chunk)
-    with db.write() as session:
-        for author in authors:
-            session.merge(author.account)
+YEAR = timedelta(days=365)
 
 
 def read_only(db: Database) -> float:
@@ -190,25 +90,21 @@ def peak_mib() -> float:
 
 
 @contextmanager
-def databases() -> Iterator[list[tuple[str, str]]]:
+def databases(postgres_url: str | None) -> Iterator[list[tuple[str, str]]]:
     """Names and URLs of the empty databases to measure on."""
     with tempfile.TemporaryDirectory(prefix="visionmeter-bench-") as folder:
         found = [("SQLite", f"sqlite:///{folder}/ledger.db")]
-        url = os.environ.get("VISIONMETER_BENCH_POSTGRES_URL", "")
-        if not url:
-            yield found
-            return
-        schema = f"bench_{secrets.token_hex(6)}"
-        server = create_engine(url)
-        with server.begin() as connection:
-            connection.execute(text(f"CREATE SCHEMA {schema}"))
-        found.append(("PostgreSQL", f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"))
-        try:
-            yield found
-        finally:
-            with server.begin() as connection:
-                connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-            server.dispose()
+        with postgres.durable_server(postgres_url, None) as url:
+            if url is None:
+                print("PostgreSQL: not measured, no initdb here and no --postgres-url")
+                yield found
+                return
+            database = f"bench_{secrets.token_hex(6)}"
+            found.append(("PostgreSQL", postgres.add_database(url, database)))
+            try:
+                yield found
+            finally:
+                postgres.drop_database(url, database)
 
 
 def main() -> None:
@@ -217,6 +113,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--accounts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--postgres-url", help="a superuser's URL to make a database on; else a throw-away cluster")
     parser.add_argument("--measure", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -226,14 +123,13 @@ def main() -> None:
         f"{arguments.entries:,} entries of {arguments.accounts} accounts, {arguments.rounds} rounds in turns, Python "
         f"{platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, seed {SEED}"
     )
-    with databases() as found:
+    with databases(arguments.postgres_url) as found:
         for name, url in found:
             db = Database(url)
             db.migrate()
-            build(db, arguments.entries, arguments.accounts)
-            if name == "PostgreSQL":
-                with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    connection.execute(text("VACUUM ANALYZE"))
+            end, share = utcnow(), 1 / arguments.accounts
+            plan = Plan(arguments.entries, arguments.accounts, share, end - YEAR, end, with_runs=False)
+            write_history(db, plan)
             started = time.perf_counter()
             sealed = seal(db)
             seal_s = time.perf_counter() - started
