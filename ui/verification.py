@@ -18,6 +18,7 @@ def explain_problem(problem: Problem) -> str:
         "truncated": _("Entry {seq} was sealed and is not there any more."),
         "account_missing": _("The account is not there, and its entries or an exported head are."),
         "stored_balance": _("The account's stored balance is not the one that its entries give."),
+        "status": _("The account's state, active or frozen, is not the one that its entries tell of."),
         "holds_held": _("What the open holds reserve is not what the entries say."),
         "holds_captured": _("What the holds were charged is not what the entries say."),
         "holds_refunded": _("What was refunded of the holds is not what the entries say."),

@@ -21,6 +21,9 @@ from core.money import format_tokens
 ROWS_PER_FETCH = 5000
 PROBLEMS_MAX = 100
 SEQ_MAX = 2**63 - 1
+KINDS = frozenset(
+    {"top_up", "hold", "capture", "release", "expire", "refund", "adjustment", "freeze", "unfreeze"},
+)
 # What can be wrong, in stable words.
 PROBLEM_CODES = frozenset(
     {
@@ -33,6 +36,7 @@ PROBLEM_CODES = frozenset(
         "balance",  # a balance after an entry does not follow from the one before
         "postings",  # debit and credit of an entry do not give its balance
         "stored_balance",  # the account's own row differs from its last entry
+        "status",  # the account is frozen or active, and its last such entry says otherwise
         "hold",  # a hold differs from its entry
         "holds_held",  # the sums of the holds differ from those of the entries
         "holds_captured",
@@ -81,6 +85,7 @@ class _Stored:
     posted_mt: int
     held_mt: int
     version: int
+    status: str
     sealed_seq: int = 0
 
 
@@ -108,11 +113,13 @@ class _Replay:
         "refunded_mt",
         "sealed_seq",
         "seq",
+        "status",
         "unsealed",
     )
 
     def __init__(self, account_id: str, heads: _Heads) -> None:
         self.account_id = account_id
+        self.status = "active"
         self.entries = self.seq = self.sealed_seq = self.unsealed = self.holds = 0
         self.posted_mt = self.held_mt = self.captured_mt = self.refunded_mt = self.house_mt = 0
         self._heads = heads
@@ -174,8 +181,14 @@ class _Replay:
                 f"the balance after entry {seq} is {_shown(posted_after)} (held {_shown(held_after)}), the entries "
                 f"give {_shown(self.posted_mt)} (held {_shown(self.held_mt)})",
             )
+        if not 0 <= self.held_mt <= self.posted_mt:
+            return self.problem("balance", seq, f"entry {seq} takes more than there was")
+        if kind not in KINDS:
+            return self.problem("postings", seq, f"entry {seq} is of a kind that the ledger does not know")
         if kind == "hold":
             self.holds += 1
+        elif kind in ("freeze", "unfreeze"):
+            self.status = "frozen" if kind == "freeze" else "active"
         elif kind == "capture":
             self.captured_mt += amount_mt
             # The unspent rest of a hold goes back to its owner in the same entry.
@@ -229,6 +242,8 @@ def verify_ledger(session: Session, account_id: str | None = None, *, heads: Ite
         known.discard(key)
         if problem is None:
             problem = _compare_account(replay, stored.get(key), expected.get(key, {}))
+        if problem is None:
+            problem = _compare_status(replay, stored.get(key))
         if problem is None and key in wrong_holds:
             seq = wrong_holds[key]
             problem = replay.problem("hold", seq, f"the hold of entry {seq} is not as this entry tells it")
@@ -282,6 +297,12 @@ def _compare_account(replay: _Replay, stored: _Stored | None, heads: _Heads) -> 
     return None
 
 
+def _compare_status(replay: _Replay, stored: _Stored | None) -> Problem | None:
+    if stored is not None and stored.status != replay.status:
+        return replay.problem("status", None, f"the account is {stored.status}, its entries say {replay.status}")
+    return None
+
+
 def _first_beyond(version: int, seq: int) -> int | None:
     """The first entry that the account's row counts and that is not there, or that is there and was not counted."""
     return min(version, seq) + 1 if type(version) is int and version != seq else None
@@ -317,7 +338,7 @@ _account, _entry, _seal = table_of(Account), table_of(Entry), table_of(Seal)
 
 
 def _load_accounts(session: Session, account_id: str | None) -> dict[str, _Stored]:
-    query = select(_account.c.id, _account.c.posted_mt, _account.c.held_mt, _account.c.version)
+    query = select(_account.c.id, _account.c.posted_mt, _account.c.held_mt, _account.c.version, _account.c.status)
     if account_id is not None:
         query = query.where(_account.c.id == account_id)
     return {row[0]: _Stored(*row[1:]) for row in session.connection().execute(query)}

@@ -21,7 +21,7 @@ from core.ledger import corrections, ledger, verify
 from core.ledger.posting import reserved, table_of
 from core.ledger.seal import SEALED_COLUMNS
 from core.ledger.tables import Entry
-from core.ledger.verify import verify_ledger
+from core.ledger.verify import _Replay, verify_ledger
 from core.services import audit
 from tests.conftest import empty_database
 from tests.core.ledger.helpers import expire_everything
@@ -199,6 +199,14 @@ def test_an_edit_before_the_seal_is_named(attacker: Attacker, history: History, 
     found_code, account_id, found_seq = attacker.first_problem()
     assert (found_code, account_id) == (code, history.ann)
     assert found_seq == (None if code == "holds_count" else seq)
+
+
+@pytest.mark.parametrize(("who", "status"), [("ann", "frozen"), ("bob", "frozen")])
+def test_a_status_that_no_entry_tells_of_is_named(attacker: Attacker, history: History, who: str, status: str) -> None:
+    """Somebody froze an account behind the ledger's back, whether or not it was ever frozen in the open."""
+    account_id = getattr(history, who)
+    attacker.run(f"UPDATE account SET status = '{status}' WHERE id = '{account_id}'")
+    assert attacker.first_problem() == ("status", account_id, None)
 
 
 def test_swapped_before_the_seal(attacker: Attacker, history: History) -> None:
@@ -805,3 +813,21 @@ def test_random_histories_agree_with_a_plain_model(db: Database) -> None:
             .scalar_one()
         )
     assert revenue_mt == sum(one.revenue_mt for one in models.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "debit", "credit", "amount_mt", "code"),
+    [
+        pytest.param("adjustment", "account:a", "house:adjustments", 500, "balance", id="below zero"),
+        pytest.param("gift", "house:adjustments", "account:a", 500, "postings", id="unknown kind"),
+        pytest.param("adjustment", "house:adjustments", "account:a", 500, None, id="control"),
+    ],
+)
+def test_an_entry_that_adds_up_and_breaks_a_rule_is_named(
+    kind: str, debit: str, credit: str, amount_mt: int, code: str | None
+) -> None:
+    """Where the constraints were dropped: a balance below zero, or a kind that the ledger never writes."""
+    change_mt = amount_mt if credit == "account:a" else -amount_mt
+    row = ("a", 1, kind, debit, credit, amount_mt, change_mt, 0, change_mt, 0, None, "x", "", "2026-03-04", None)
+    problem = _Replay("a", {}).replay([row])
+    assert (problem.code if problem else None) == code
