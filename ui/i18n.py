@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gettext
 import io
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import streamlit as st
 from babel.messages.mofile import write_mo
@@ -14,6 +17,9 @@ from babel.messages.pofile import read_po
 LOCALES = Path(__file__).with_name("locales")
 LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
 LANGUAGE_COOKIE = "visionmeter_language"
+
+Made = TypeVar("Made")
+_kept: ContextVar[str | None] = ContextVar("language", default=None)
 
 
 @cache
@@ -30,7 +36,21 @@ def _catalogue(language: str) -> gettext.NullTranslations:
 
 def language() -> str:
     """The language of this session: `en` or `zh_CN`."""
-    return str(st.session_state.get("language", "en"))
+    return _kept.get() or str(st.session_state.get("language", "en"))
+
+
+def keep_language(make: Callable[[], Made]) -> Callable[[], Made]:
+    """The same function for later, in today's language: Streamlit makes a download without the session's state."""
+    chosen = language()
+
+    def make_in_language() -> Made:
+        token = _kept.set(chosen)
+        try:
+            return make()
+        finally:
+            _kept.reset(token)
+
+    return make_in_language
 
 
 def guess_language() -> str:

@@ -10,7 +10,7 @@ from core.money import format_tokens
 from core.services import statement
 from core.services.application import Application
 from ui.format import money, show_amount
-from ui.i18n import _
+from ui.i18n import _, keep_language
 from ui.messages import explain
 from ui.statement_pdf import statement_pdf
 from ui.transactions import kind_words
@@ -54,7 +54,7 @@ def show_statement(app: Application, user: User) -> None:
     with st.container(horizontal=True):
         st.download_button(
             "PDF",
-            data=lambda: statement_pdf(built),
+            data=keep_language(lambda: statement_pdf(built)),
             file_name=f"{name}.pdf",
             mime="application/pdf",
             icon=":material/picture_as_pdf:",

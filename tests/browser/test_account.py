@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import pypdfium2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -268,6 +269,19 @@ def test_a_statement_is_taken_along(page: Page, server: Server) -> None:
         page.get_by_role("button", name="CSV").click()
     rows = list(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines()))
     assert (rows[-1]["type"], rows[-1]["balance_after"]) == ("closing", "19.750")
+    assert "Monthly statement" in first_page(Path(pdf.value.path()))
+    page.get_by_text("简体中文").click()
+    expect(page.get_by_role("tab", name="对账单")).to_be_visible(timeout=30_000)
+    settle(page)
+    with page.expect_download() as pdf:
+        page.get_by_role("button", name="PDF").click()
+    assert "月度账单" in first_page(Path(pdf.value.path()))
+
+
+def first_page(path: Path) -> str:
+    """The words of a PDF's first page."""
+    with pypdfium2.PdfDocument(path.read_bytes()) as document:
+        return str(document[0].get_textpage().get_text_range())
 
 
 def test_a_kept_head_proves_that_nothing_was_changed(page: Page, tmp_path: Path, artifacts: Path) -> None:
