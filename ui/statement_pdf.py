@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from itertools import zip_longest
 
 from babel.dates import format_skeleton
 from fpdf import FPDF
@@ -268,9 +269,10 @@ def _write_lines(sheet: _Sheet, statement: Statement) -> None:
                 _description(sheet, line),
                 format_tokens(line.amount_mt, signed=True),
                 money(line.amount_mt),
-                format_tokens(line.balance_mt),
+                # Within a day the charges' sum stands last, and not where each charge was: only its end is a balance.
+                "" if following is not None and following.day == line.day else format_tokens(line.balance_mt),
             )
-            for line in statement.lines
+            for line, following in zip_longest(statement.lines, statement.lines[1:])
         ],
     )
 
@@ -279,7 +281,10 @@ def _write_notes(sheet: _Sheet, statement: Statement, head: Head | None) -> None
     settings = current().settings
     sheet.ln(4)
     sheet.paragraph(
-        _("Charges are summed by day and stand last in it; the CSV of this month has each of them.")
+        _(
+            "Charges are summed by day and stand last in it, and the balance is that of the day's end; the CSV of this "
+            "month has each of them."
+        )
         + "\n"
         + _("A token is {price}. Amounts of money are rounded one by one; tokens are exact.").format(
             price=sheet.words(f"{settings.currency_symbol}{settings.price_per_token}")
