@@ -16,6 +16,8 @@ from ui.messages import explain
 from ui.verification import explain_problem
 
 HEAD_BYTES_MAX = 1_000_000
+# What a kept head may disagree with while the balance itself is right.
+HEAD_CODES = {"head", "truncated"}
 
 
 def show_balance_check(app: Application, user: User) -> None:
@@ -71,7 +73,12 @@ def _verify(app: Application, user: User, kept: bytes | None) -> None:
     with st.spinner(_("Replaying the entries …")):
         check = audit.verify_balance(app, user, heads=heads)
     if not check.ok:
-        st.error(_("The entries do not give this balance. Tell the operator what stands here:"))
+        only_heads = bool(check.problems) and {problem.code for problem in check.problems} <= HEAD_CODES
+        st.error(
+            _("The head that you kept is not in your chain. Tell the operator what stands here:")
+            if heads and only_heads
+            else _("The entries do not give this balance. Tell the operator what stands here:")
+        )
         for problem in check.problems:
             st.markdown(f"- {explain_problem(problem)}")
         if not check.problems:

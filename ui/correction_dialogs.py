@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.errors import RefundTooLargeError, VisionMeterError
+from core.errors import InsufficientTokensError, RefundTooLargeError, VisionMeterError
 from core.ledger.corrections import REASON_LENGTH_MAX
 from core.money import format_tokens, parse_tokens
 from core.services import corrections
@@ -175,6 +175,12 @@ def _confirm(request: str, proposal: Proposal, question: str, *, label: str, act
     if confirmed:
         try:
             st.session_state["correction_done"] = act()
+        except InsufficientTokensError as error:
+            st.error(
+                _("At most {amount} can be taken: the rest is held or not there.").format(
+                    amount=tokens(error.details["available_mt"])
+                )
+            )
         except VisionMeterError as error:
             st.error(explain(error))
         else:

@@ -37,8 +37,6 @@ def show_limits(app: Application, user: User) -> None:
             "when it is given back or refunded."
         ).format(zone=app.settings.billing_time_zone)
     )
-    if saved := st.session_state.pop("limits_saved", None):
-        st.success(saved, icon=":material/check_circle:")
     _warn_if_reached(spending, today)
     st.fragment(_show_form)()
 
@@ -72,6 +70,9 @@ def _warn_if_reached(spending: Spending, today: date) -> None:
 
 def _show_form() -> None:
     user, app = require_user(), current()
+    if saved := st.session_state.pop("limits_saved", None):
+        # Here, so that it goes away when the next attempt fails.
+        st.success(saved, icon=":material/check_circle:")
     spending = limits.get_limits(app, user)
     is_owner = may(user, "owner")
     fields = (

@@ -156,7 +156,7 @@ def test_adjust(operator: Page, customer: Page, artifacts: Path, request) -> Non
     dialog.get_by_label("Reason").fill("too much")
     dialog.get_by_role("button", name="Continue").click()
     dialog.get_by_role("button", name="Take 1,000.000 tokens").click()
-    expect(dialog.get_by_text("20.000 are available")).to_be_visible(timeout=30_000)
+    expect(dialog.get_by_text("At most 20.000 tokens can be taken")).to_be_visible(timeout=30_000)
     rows = transactions(customer, "Refunds and corrections")
     assert [(row["type"], row["tokens"]) for row in rows] == [("adjustment", "-4.400"), ("adjustment", "5.000")]
 

@@ -149,6 +149,7 @@ def test_downloads(browser: Browser, server: Server) -> None:
     run_button(page).click()
     wait_for_results(page)
     page.get_by_text("Detections and downloads").first.click()
+    settle(page)
     with page.expect_download() as png:
         page.get_by_role("button", name="PNG").click()
     assert Image.open(io.BytesIO(Path(png.value.path()).read_bytes())).size == (1280, 720)
