@@ -18,7 +18,7 @@ from core.errors import (
     InsufficientTokensError,
     InvalidAmountError,
 )
-from core.ledger import ledger
+from core.ledger import corrections, ledger
 from core.ledger.tables import Entry, Hold
 from core.ledger.verify import verify_ledger
 from tests.core.ledger.helpers import expire_everything
@@ -265,7 +265,7 @@ def test_frozen_account_cannot_spend(db: Database, account_id: str) -> None:
     """A frozen account holds nothing new; what was held can end, and tokens can still arrive."""
     hold_id = hold(db, account_id, 1000, "before")
     with db.write() as session:
-        session.connection().execute(text("UPDATE account SET status = 'frozen' WHERE id = :id"), {"id": account_id})
+        corrections.set_frozen(session, account_id, frozen=True, reason="dispute", actor="operator")
     with pytest.raises(AccountNotActiveError):
         hold(db, account_id, 1000, "after")
     with db.write() as session:
