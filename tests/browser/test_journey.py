@@ -150,10 +150,10 @@ def test_downloads(browser: Browser, server: Server) -> None:
     wait_for_results(page)
     page.get_by_text("Detections and downloads").first.click()
     settle(page)
-    with page.expect_download() as png:
+    with page.expect_download(timeout=90_000) as png:
         page.get_by_role("button", name="PNG").click()
     assert Image.open(io.BytesIO(Path(png.value.path()).read_bytes())).size == (1280, 720)
-    with page.expect_download() as all_json:
+    with page.expect_download(timeout=90_000) as all_json:
         page.get_by_role("button", name="All detections as JSON").click()
     (image,) = json.loads(Path(all_json.value.path()).read_text())
     assert image["image"] == "zidane.jpg"
