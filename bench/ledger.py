@@ -264,6 +264,14 @@ def measure_postgres(url: str, arguments: argparse.Namespace) -> None:
         postgres.drop_database(url, database)
 
 
+def describe_machine(folder: Path) -> str:
+    """What a figure depends on besides the code, for the first line of a benchmark that writes to a folder's disk."""
+    return (
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, "
+        f"fsync of 4 KiB {fsync_ms(folder):.2f} ms"
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -278,10 +286,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="visionmeter-bench-", dir=arguments.folder) as name:
         folder = Path(name)
-        print(
-            f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, "
-            f"fsync of 4 KiB {fsync_ms(folder):.2f} ms; a ratio is a median (least to greatest of the rounds)"
-        )
+        print(f"{describe_machine(folder)}; a ratio is a median (least to greatest of the rounds)")
         if arguments.only != "postgresql":
             measure_sqlite(folder, arguments)
     if arguments.only != "sqlite":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -35,7 +34,7 @@ from sqlmodel import select
 
 from bench import postgres
 from bench.history import COLUMNS, SEED, Plan, write_history
-from bench.ledger import WARM_UP_COMMITS, capture, fsync_ms, place, spread, timed
+from bench.ledger import WARM_UP_COMMITS, capture, describe_machine, place, spread, timed
 from bench.questions import SEARCH, questions
 from core.config import Settings
 from core.db import Database, utcnow
@@ -243,10 +242,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="visionmeter-bench-", dir=arguments.folder) as name:
         folder = Path(name)
-        print(
-            f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, "
-            f"fsync of 4 KiB {fsync_ms(folder):.2f} ms, seed {SEED}; ratio: median (least to greatest of the rounds)"
-        )
+        print(f"{describe_machine(folder)}, seed {SEED}; ratio: median (least to greatest of the rounds)")
         if arguments.only != "postgresql":
             measure_sqlite(folder, arguments)
     if arguments.only != "sqlite":

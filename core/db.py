@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, String, TypeDecorator, create_engine, event, func, select
+from sqlalchemy import DateTime, Dialect, String, Table, TypeDecorator, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError
@@ -191,6 +191,13 @@ def one_at_a_time(session: Session, name: str) -> None:
         session.connection().execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
 
+def table_of(model: type[SQLModel]) -> Table:
+    """The table behind a model, for statements that need no objects."""
+    table = model.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
+    assert isinstance(table, Table)
+    return table
+
+
 def insert_if_absent(
     session: Session, table: type[SQLModel], values: Mapping[str, Any], *, returning: str
 ) -> Any | None:
@@ -198,7 +205,7 @@ def insert_if_absent(
 
     `RETURNING` rather than `rowcount`, which is −1 for psycopg here.
     """
-    target = table.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
+    target = table_of(table)
     dialect = session.get_bind().dialect.name
     insert = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(target)
     statement = insert.values(**values).on_conflict_do_nothing().returning(target.c[returning])

@@ -193,6 +193,17 @@ def db(database_url: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture
+def account_id(db: Database) -> str:
+    """An account with 10.000 tokens."""
+    from core.ledger import ledger
+
+    with db.write() as session:
+        account_id = ledger.open_account(session, "Ann").id
+        ledger.post_top_up(session, account_id, 10_000, source="house:test", actor="test")
+    return account_id
+
+
 # Applications --------------------------------------------------------------------------------------
 
 

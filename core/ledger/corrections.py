@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, update
 from sqlmodel import Session, col, select
 
+from core.db import table_of
 from core.errors import AccountNotActiveError, HoldEndedError, ReasonMissingError, RefundTooLargeError
 from core.ledger.ledger import HOLDS_PER_STATEMENT_MAX, HOUSE_REVENUE
 from core.ledger.posting import (
@@ -19,7 +20,6 @@ from core.ledger.posting import (
     reserved,
     run,
     settled,
-    table_of,
 )
 from core.ledger.tables import Account, Entry, Hold
 

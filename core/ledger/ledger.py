@@ -17,7 +17,7 @@ from sqlalchemy import select as sa_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from core.db import UTCDateTime, new_id, utcnow
+from core.db import UTCDateTime, new_id, table_of, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -35,7 +35,6 @@ from core.ledger.posting import (
     row_of,
     run,
     settled,
-    table_of,
 )
 from core.ledger.tables import ENTRY_NOT_USAGE, HOLD_TAKES_KEY, Account, Entry, Hold
 

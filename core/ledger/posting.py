@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import class_mapper
 from sqlmodel import Session, SQLModel
 
-from core.db import utcnow
+from core.db import table_of, utcnow
 from core.errors import AccountNotActiveError, InsufficientTokensError, InvalidAmountError, SpendingCapError
 from core.ledger.tables import Account, Budget, Entry, LowBalanceAlert
 
@@ -71,13 +71,6 @@ def require_amount(amount_mt: int) -> None:
     """Raise `InvalidAmountError` for an amount that is not above zero or beyond all reason."""
     if not 0 < amount_mt <= AMOUNT_MT_MAX:
         raise InvalidAmountError("An amount must be above zero and below a thousand billion tokens.")
-
-
-def table_of(model: type[SQLModel]) -> Table:
-    """The table behind a model, for statements that need no objects."""
-    table = model.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
-    assert isinstance(table, Table)
-    return table
 
 
 def run(session: Session, statement: Executable, values: dict[str, Any]) -> tuple[Any, ...] | None:

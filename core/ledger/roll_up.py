@@ -17,8 +17,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, String, cast, func, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
-from core.db import one_at_a_time
-from core.ledger.posting import table_of
+from core.db import one_at_a_time, table_of
 from core.ledger.tables import Account, Entry, EntrySlot, RollUp
 from core.slots import SLOT_S, SLOTS_A_DAY, Span, day_of, find_spans
 

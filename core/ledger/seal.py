@@ -17,8 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, func, insert, select, type_coerce
 from sqlmodel import Session
 
-from core.db import one_at_a_time
-from core.ledger.posting import table_of
+from core.db import one_at_a_time, table_of
 from core.ledger.tables import Account, Entry, Seal
 
 ENTRIES_PER_TRANSACTION_MAX = 2000

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import Select, and_, func, select
 from sqlmodel import Session
 
-from core.ledger.posting import reserved, settled, table_of
+from core.db import table_of
+from core.ledger.posting import reserved, settled
 from core.ledger.seal import Head, chain_digest, entry_columns, first_digest
 from core.ledger.tables import Account, Entry, Seal
 from core.ledger.verify_holds import HoldTotals, find_wrong_holds, first_hold_without_end, load_hold_totals
@@ -21,9 +22,7 @@ from core.money import format_tokens
 ROWS_PER_FETCH = 5000
 PROBLEMS_MAX = 100
 SEQ_MAX = 2**63 - 1
-KINDS = frozenset(
-    {"top_up", "hold", "capture", "release", "expire", "refund", "adjustment", "freeze", "unfreeze"},
-)
+KINDS = frozenset({"top_up", "hold", "capture", "release", "expire", "refund", "adjustment", "freeze", "unfreeze"})
 # What can be wrong, in stable words.
 PROBLEM_CODES = frozenset(
     {

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlmodel import Session
 
-from core.ledger.posting import AMOUNT_MT_MAX, table_of
+from core.db import table_of
+from core.ledger.posting import AMOUNT_MT_MAX
 from core.ledger.tables import Entry, Hold
 
 _entry, _hold = table_of(Entry), table_of(Hold)

@@ -15,6 +15,7 @@ from core.ledger.corrections import require_account
 from core.ledger.seal import Head, get_head, list_heads, seal_entries, unsealed_accounts
 from core.ledger.verify import Verification, verify_ledger
 from core.services.application import Application
+from core.services.catch_up import catch_up, catch_up_account
 from core.services.top_up import require_operator
 
 HEAD_FORMAT = "visionmeter-ledger-head/1"
@@ -66,16 +67,8 @@ def replay(db: Database, account_id: str | None = None, *, heads: Iterable[Head]
 def seal(db: Database, account_id: str | None = None) -> int:
     """Continue the chain of one account, or of all, up to the newest entry; gives the number of entries sealed."""
     if account_id is not None:
-        return _seal_account(db, account_id)
-    sealed, after = 0, ""
-    while True:
-        with db.read() as session:
-            account_ids = unsealed_accounts(session, after=after)
-        if not account_ids:
-            return sealed
-        sealed += sum(_seal_account(db, key) for key in account_ids)
-        # Onward even if nothing was sealed: a chain that was tampered with may not go on, and must not hold up others.
-        after = account_ids[-1]
+        return catch_up_account(db, account_id, seal_entries)
+    return catch_up(db, unsealed_accounts, seal_entries)
 
 
 def collect_heads(db: Database, account_id: str | None = None) -> list[Head]:
@@ -105,16 +98,6 @@ def _list_heads(session: Session, account_id: str | None) -> list[Head]:
         return list_heads(session)
     head = get_head(session, account_id)
     return [head] if head.seq else []
-
-
-def _seal_account(db: Database, account_id: str) -> int:
-    sealed = 0
-    while True:
-        with db.write() as session:
-            count = seal_entries(session, account_id)
-        sealed += count
-        if not count:
-            return sealed
 
 
 # The document -------------------------------------------------------------------------------------

@@ -122,9 +122,7 @@ class JobRunner:
         return {image_id for image_id, since in list(self._in_hand.items()) if since < latest}
 
     def _give_back_lost(self) -> None:
-        """End what was begun and is in nobody's hand: its outcome could not be stored, as the database was away.
-
-        What is stuck in a hand ends too.
+        """End what was begun and is in nobody's hand, or stuck in one: its outcome could not be stored, or never comes.
 
         The runner lives, so its leases are renewed and no sweeper would do it. A claim whose answer was lost looks the
         same; one that was made just now does too, so a lease's time must have passed.

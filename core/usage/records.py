@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
+from core.db import table_of
 from core.slots import slot_of
 from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
 
@@ -38,5 +38,5 @@ def _counting(insert: Any) -> Any:
     return counted.on_conflict_do_update(index_elements=_slot.primary_key.columns, set_=sums)
 
 
-_slot: Table = UsageSlot.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it
+_slot = table_of(UsageSlot)
 _COUNT = {"sqlite": _counting(sqlite.insert), "postgresql": _counting(postgresql.insert)}

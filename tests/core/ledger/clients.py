@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import text
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from core.db import Database, new_id, utcnow
 from core.errors import ChargeKeyTakenError, HoldEndedError, IdempotencyConflictError, InsufficientTokensError
@@ -91,7 +91,9 @@ def hold_same_work_naively(db: Database, number: int, start: Barrier, account_id
     for key in keys:
         start.wait()
         with db.read() as session:
-            taken = session.exec(select(Hold.id).where(Hold.account_id == account_id, Hold.charge_key.startswith(key)))  # type: ignore[attr-defined]
+            taken = session.exec(
+                select(Hold.id).where(Hold.account_id == account_id, col(Hold.charge_key).startswith(key))
+            )
             if taken.first() is not None:
                 continue
         time.sleep(NAIVE_PAUSE_S)

@@ -9,9 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlmodel import Session
 
-from core.db import Database, utcnow
+from core.db import Database, table_of, utcnow
 from core.ledger import corrections, ledger
-from core.ledger.posting import table_of
 from core.ledger.seal import Head, chain_digest, entry_columns, first_digest, get_digest, list_heads, seal_entries
 from core.ledger.tables import Entry
 from core.ledger.verify import PROBLEM_CODES, Verification, verify_ledger

@@ -22,15 +22,6 @@ from core.ledger.tables import Account
 from core.ledger.verify import verify_ledger
 
 
-@pytest.fixture
-def account_id(db: Database) -> str:
-    """An account with 10.000 tokens."""
-    with db.write() as session:
-        account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, 10_000, source="house:test", actor="test")
-    return account_id
-
-
 def charge(db: Database, account_id: str, amount_mt: int, key: str = "picture") -> str:
     """A captured hold."""
     with db.write() as session:

@@ -26,15 +26,6 @@ from tests.core.ledger.helpers import expire_everything
 LATER = timedelta(hours=1)
 
 
-@pytest.fixture
-def account_id(db: Database) -> str:
-    """An account with 10.000 tokens."""
-    with db.write() as session:
-        account = ledger.open_account(session, "Ann")
-        ledger.post_top_up(session, account.id, 10_000, source="house:test", actor="test")
-    return account.id
-
-
 def hold(db: Database, account_id: str, amount_mt: int, key: str = "k") -> str:
     """A committed hold's id."""
     with db.write() as session:

@@ -15,9 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from core.config import ROOT
-from core.db import Database
+from core.db import Database, table_of
 from core.ledger import ledger
-from core.ledger.posting import table_of
 from core.ledger.seal import (
     ENTRIES_PER_TRANSACTION_MAX,
     Head,

@@ -29,11 +29,10 @@ from sqlalchemy import bindparam, event, select
 from sqlmodel import Session, col
 from sqlmodel import select as select_rows
 
-from core.db import Database
+from core.db import Database, table_of
 from core.errors import ChargeKeyTakenError, VisionMeterError
 from core.ledger import corrections, ledger, spending
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
-from core.ledger.posting import table_of
 from core.ledger.seal import get_head, list_heads, seal_entries, unsealed_accounts
 from core.ledger.tables import Account, Budget, Entry, Hold, LowBalanceAlert
 from core.ledger.verify import verify_ledger

@@ -15,10 +15,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from core.db import Database, utcnow
+from core.db import Database, table_of, utcnow
 from core.errors import ChargeKeyTakenError, HoldEndedError, InsufficientTokensError, InvalidAmountError
 from core.ledger import corrections, ledger, verify
-from core.ledger.posting import reserved, table_of
+from core.ledger.posting import reserved
 from core.ledger.seal import SEALED_COLUMNS
 from core.ledger.tables import Entry
 from core.ledger.verify import _Replay, verify_ledger

@@ -25,15 +25,6 @@ def app(db: Database) -> Application:
     return cast("Application", SimpleNamespace(db=db))
 
 
-@pytest.fixture
-def account_id(db: Database) -> str:
-    """An account with 10.000 tokens."""
-    with db.write() as session:
-        account_id = ledger.open_account(session, "Ann").id
-        ledger.post_top_up(session, account_id, 10_000, source="house:test", actor="test")
-    return account_id
-
-
 def charge(db: Database, account_id: str, key: str) -> str:
     """A captured hold of 1.000."""
     with db.write() as session:

@@ -15,11 +15,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import event, insert, text
 
-from core.db import Database, utcnow
+from core.db import Database, table_of, utcnow
 from core.errors import LedgerInconsistentError
 from core.identity.tables import User
 from core.ledger import corrections, ledger
-from core.ledger.posting import table_of
 from core.ledger.tables import Entry
 from core.money import to_millitokens
 from core.services import opening_balance, statement
