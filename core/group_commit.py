@@ -42,8 +42,9 @@ class _Group:
 class GroupWriter:
     """Serialises the write transactions of this process, first come, first served.
 
-    Between processes a file lock beside the database hands the turn on: SQLite's own is polled with growing
-    pauses, so that a busy process could keep another one waiting until its time-out.
+    Between processes two file locks beside the database hand the turn on: SQLite's own is polled with growing
+    pauses, so that a busy process could keep another one waiting until its time-out. Who waits for the turn holds
+    the queue meanwhile, so whoever just had the turn cannot be quicker than he is.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -52,9 +53,10 @@ class GroupWriter:
         self._busy = False
         self._waiting: deque[threading.Event] = deque()
         self._group: _Group | None = None
+        self._queue_file: IO[bytes] | None = None
         self._turn_file: IO[bytes] | None = None
         database = engine.url.database
-        self._turn_path = Path(f"{database}.turn") if database and database != ":memory:" and fcntl else None
+        self._shared = Path(database) if database and database != ":memory:" and fcntl else None
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -75,10 +77,11 @@ class GroupWriter:
             raise GroupCommitError("The changes could not be stored: try again.") from group.error
 
     def close(self) -> None:
-        """Close the file of the turn."""
-        if self._turn_file is not None:
-            self._turn_file.close()
-            self._turn_file = None
+        """Close the files of the queue and the turn."""
+        for file in (self._queue_file, self._turn_file):
+            if file is not None:
+                file.close()
+        self._queue_file = self._turn_file = None
 
     def _await_turn(self) -> None:
         with self._mutex:
@@ -170,11 +173,16 @@ class GroupWriter:
                 self._pass_turn_on()
 
     def _take_process_turn(self) -> None:
-        if self._turn_path is None:
+        if self._shared is None:
             return
-        if self._turn_file is None:
-            self._turn_file = self._turn_path.open("ab")
-        fcntl.flock(self._turn_file, fcntl.LOCK_EX)
+        if self._queue_file is None or self._turn_file is None:
+            self._queue_file = Path(f"{self._shared}.queue").open("ab")
+            self._turn_file = Path(f"{self._shared}.turn").open("ab")
+        fcntl.flock(self._queue_file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._turn_file, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._queue_file, fcntl.LOCK_UN)
 
     def _give_process_turn(self) -> None:
         if self._turn_file is not None:

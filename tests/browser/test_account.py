@@ -170,6 +170,7 @@ def test_a_viewer_joins_sees_everything_and_spends_nothing(
     other = context.new_page()
     other.goto(link)
     expect(other.get_by_text("You were invited to an account")).to_be_visible(timeout=60_000)
+    settle(other)
     other.screenshot(path=artifacts / "team-join.png")
     form = other.get_by_role("tabpanel").filter(visible=True)
     form.get_by_role("textbox").nth(0).fill("someone.else@example.com")
@@ -241,6 +242,9 @@ def test_an_invitation_is_withdrawn(browser: Browser, page: Page, server: Server
     context = new_context(browser)
     other = context.new_page()
     other.goto(link)
+    # The page is drawn again once it has read the link; what is typed before that is lost.
+    expect(other.get_by_text("You were invited to an account")).to_be_visible(timeout=60_000)
+    settle(other)
     form = other.get_by_role("tabpanel").filter(visible=True)
     form.get_by_role("textbox").nth(0).fill("late@example.com")
     form.locator("input[type=password]").fill(PASSWORD)

@@ -315,5 +315,5 @@ def test_two_processes_take_turns(bench: Bench, tmp_path: Path) -> None:
         assert "locked" not in errors
     stored = bench.stored()
     assert sorted(stored) == ["a"] * count + ["b"] * count
-    # About 500 with the file of the turn, fewer than ten with SQLite's own lock alone.
-    assert sum(one != other for one, other in pairwise(stored)) > count // 5
+    # Some 500 changes of 599 with the queue; a few dozen with the turn's lock alone, fewer than ten with SQLite's own.
+    assert sum(one != other for one, other in pairwise(stored)) > count // 2
