@@ -176,8 +176,8 @@ class GroupWriter:
         if self._shared is None:
             return
         if self._queue_file is None or self._turn_file is None:
-            self._queue_file = Path(f"{self._shared}.queue").open("ab")
-            self._turn_file = Path(f"{self._shared}.turn").open("ab")
+            self._queue_file = Path(f"{self._shared}.queue").open("ab")  # noqa: SIM115  # kept open; `close` closes it
+            self._turn_file = Path(f"{self._shared}.turn").open("ab")  # noqa: SIM115
         fcntl.flock(self._queue_file, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._turn_file, fcntl.LOCK_EX)
