@@ -52,6 +52,16 @@ def role_words(role: str) -> str:
     return words.get(role, role)
 
 
+_KEY_WORDS: dict[str, Callable[[], str]] = {
+    "name": lambda: _("Give the key a name of 1 to 80 characters."),
+    "models": lambda: _("Choose models from the list, or none for all of them."),
+    "networks": lambda: _("Give addresses or networks such as 203.0.113.7 or 203.0.113.0/24, at most 20, one a line."),
+    "caps": lambda: _("A cap is zero or more tokens; leave it empty for no cap."),
+    "expires_at": lambda: _("Choose a day after today, or no expiry."),
+    "grace": lambda: _("Choose one of the grace periods offered."),
+    "manages_keys": lambda: _("Only an owner, signed in here, makes a key that manages keys."),
+}
+
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "insufficient_tokens": lambda d: _(
         "This needs {required} tokens and {available} are available: top up {missing} tokens and run it again. "
@@ -148,6 +158,15 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "last_operator": lambda _d: _("This is the only operator of the installation, who cannot be removed."),
     "receipt_not_found": lambda _d: _(
         "There is no such receipt in your account: check its number, or look for it among all receipts."
+    ),
+    "key_not_found": lambda _d: _("There is no such API key in your account: load the page again."),
+    "too_many_keys": lambda d: _("An account has at most {keys_max} usable API keys: revoke one first.").format(**d),
+    "invalid_key_setting": lambda d: _KEY_WORDS.get(d.get("field", ""), _KEY_WORDS["name"])(),
+    "image_url_refused": lambda _d: _(
+        "Pictures are fetched from public https and http addresses only: give such an address, or upload the file."
+    ),
+    "image_url_failed": lambda _d: _(
+        "The picture could not be fetched from its address: open the address yourself, or upload the file."
     ),
     "job_not_found": lambda _d: _("There is no such run in your account."),
 }

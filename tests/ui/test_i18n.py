@@ -66,6 +66,15 @@ NEVER_IN_THE_PORTAL = {
     "charge_key_taken": "submit_quote turns it into a picture that waits for the first one",
     "unauthorized": "the portal shows its sign-in page instead",
     "config": "stops the start, before there is a portal",
+    "invalid_request": "a program's body or parameters; the portal has widgets",
+    "request_too_large": "a program's body; the portal's uploader has its own limit",
+    "unsupported_body": "a program's body",
+    "rate_limited": "limits for programs",
+    "webhook_url_refused": "only programs name an address for webhooks",
+    "result_not_found": "the portal reads results through their run",
+    "key_model_not_allowed": "a limit of an API key",
+    "key_network_not_allowed": "a limit of an API key",
+    "key_may_not": "a limit of an API key",
 }
 # Codes without a class, which a run stores.
 STORED_ONLY = {"internal", "restart", FIRST_ATTEMPT_FAILED}
