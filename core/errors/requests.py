@@ -40,7 +40,7 @@ class ImageUrlRefusedError(VisionMeterError):
 
 
 class ImageUrlFailedError(VisionMeterError):
-    """The address was called and gave nothing in time: no such host, an error status, too slow, redirects without end."""
+    """The address was called and gave nothing in time: no such host, an error status, too slow, a loop."""
 
     code = "image_url_failed"
 

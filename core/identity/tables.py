@@ -1,11 +1,12 @@
-"""Tables of users, their invitations and their sessions. Secrets are stored as digests only."""
+"""Tables of users, their invitations, sessions and API keys. Secrets are stored as digests only."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Index, text
-from sqlmodel import Field, SQLModel
+from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
 
@@ -106,3 +107,50 @@ class SignInAttempt(SQLModel, table=True):
     id: str = Field(default_factory=lambda: new_id("try"), primary_key=True)
     email_digest: str
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class ApiKey(SQLModel, table=True):
+    """What a program signs in with. `prefix` is shown, the secret once, and `digest` is the SHA-256 of the secret.
+
+    `models` and `networks` (CIDR) limit it, None to nothing. What it spends counts in `budget_id`, which a key that
+    takes its place shares. A key that `manages_keys` may make, rotate and revoke others.
+    """
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        CheckConstraint("length(name) BETWEEN 1 AND 80", name="api_key_name"),
+        Index("ix_api_key_prefix", "prefix"),
+        Index("ix_api_key_account", "account_id", "created_at"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("key"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    created_by: str = Field(foreign_key="user_.id")
+    name: str
+    prefix: str
+    digest: str = Field(unique=True)
+    models: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    networks: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    budget_id: str = Field(foreign_key="budget.id")
+    manages_keys: bool = False
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    replaced_by: str | None = None
+
+
+class AuditEvent(SQLModel, table=True):
+    """Who did what to what, and in which request; never changed or removed (triggers refuse it)."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (Index("ix_audit_event_account", "account_id", "created_at"),)
+
+    id: str = Field(default_factory=lambda: new_id("audit"), primary_key=True)
+    account_id: str | None = Field(default=None, foreign_key="account.id")
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    request_id: str | None = None
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime, index=True)

@@ -1,11 +1,11 @@
-"""Tables of runs: a job, its images, and the stored results."""
+"""Tables of runs: a job, its images, the stored results, and the messages that tell of a job's end."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Index, UniqueConstraint, text
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
@@ -32,6 +32,7 @@ class Job(SQLModel, table=True):
     lease_expires_at: datetime = Field(sa_type=UTCDateTime)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    webhook_url: str | None = None
 
 
 class JobImage(SQLModel, table=True):
@@ -71,6 +72,46 @@ class JobImage(SQLModel, table=True):
     model_ms: int | None = None
     started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class WebhookSecret(SQLModel, table=True):
+    """What an account's webhooks are signed with. A signature needs the secret itself, so no digest would do."""
+
+    __tablename__ = "webhook_secret"
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    secret: str
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """A message about a finished job on its way to the job's address; written in the transaction that finished it.
+
+    It is due at `next_attempt_at` until it is delivered (a 2xx answer) or given up.
+    """
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        CheckConstraint("delivered_at IS NULL OR given_up_at IS NULL", name="webhook_ends_once"),
+        CheckConstraint("attempts >= 0", name="webhook_attempts_not_negative"),
+        Index(
+            "ix_webhook_due",
+            "next_attempt_at",
+            sqlite_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("msg"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    job_id: str = Field(foreign_key="job.id", unique=True)
+    url: str
+    attempts: int = 0
+    next_attempt_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    last_status: int | None = None
+    delivered_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    given_up_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
 
 
 class Result(SQLModel, table=True):

@@ -50,8 +50,7 @@ def set_caps(session: Session, account_id: str, *, day_cap_mt: int | None, month
     Raises `InvalidAmountError` for a negative cap.
     """
     for cap_mt in (day_cap_mt, month_cap_mt):
-        if cap_mt is not None and not 0 <= cap_mt <= AMOUNT_MT_MAX:
-            raise InvalidAmountError("A cap is zero or more tokens; leave it empty for no cap.")
+        require_cap(cap_mt)
     changed = session.execute(
         update(Account)
         .where(col(Account.id) == account_id)
@@ -62,12 +61,24 @@ def set_caps(session: Session, account_id: str, *, day_cap_mt: int | None, month
         raise AccountNotActiveError("There is no such account.")
 
 
+def require_cap(cap_mt: int | None) -> None:
+    """Raise `InvalidAmountError` for what is no cap: a negative amount, or more than an account can hold."""
+    if cap_mt is not None and not 0 <= cap_mt <= AMOUNT_MT_MAX:
+        raise InvalidAmountError("A cap is zero or more tokens; leave it empty for no cap.")
+
+
 def open_budget(session: Session, account_id: str, *, day_cap_mt: int | None, month_cap_mt: int | None) -> Budget:
     """A part of an account with caps of its own, for an API key: holds that name it count in it too."""
     budget = Budget(account_id=account_id, day_cap_mt=day_cap_mt, month_cap_mt=month_cap_mt)
     session.add(budget)
     session.flush()
     return budget
+
+
+def get_budget(session: Session, budget_id: str, day: date) -> Spending:
+    """The caps of a budget and what a day and its month have used of them."""
+    budget = session.get_one(Budget, budget_id, populate_existing=True)
+    return Spending(budget.day_cap_mt, budget.month_cap_mt, *spent_so_far(budget, day), None)
 
 
 def set_alert(session: Session, account_id: str, alert_below_mt: int | None) -> None:

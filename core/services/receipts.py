@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from core.csv_text import plain_cell
-from core.identity import users
+from core.identity import api_keys, users
 from core.identity.tables import User
 from core.jobs import jobs
 from core.jobs.tables import JobImage
@@ -151,7 +151,7 @@ def _view(session: Session, receipt: Receipt) -> ReceiptView:
         image=jobs.find_image(session, hold.id),
         repeats=jobs.list_free_repeats(session, account_id, hold.charge_key, limit=REPEATS_SHOWN_MAX),
         repeat_count=jobs.count_free_repeats(session, account_id, hold.charge_key),
-        names=users.actor_names(session, account_id),
+        names={**users.actor_names(session, account_id), **api_keys.key_names(session, account_id)},
     )
 
 

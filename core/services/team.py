@@ -15,7 +15,9 @@ from core.errors import (
     MemberNotFoundError,
     RoleNeededError,
 )
-from core.identity import invitations, sessions, users
+from core.identity import api_keys, invitations, sessions, users
+from core.identity.audit_log import record_event
+from core.identity.callers import Caller
 from core.identity.tables import Invitation, User
 from core.services.application import Application
 
@@ -23,7 +25,7 @@ from core.services.application import Application
 ROLES = ("viewer", "member", "owner")
 
 
-def require_role(user: User, minimum: str) -> None:
+def require_role(user: Caller, minimum: str) -> None:
     """Raise `RoleNeededError` for a user whose role in the account is below `viewer` < `member` < `owner`.
 
     Who was removed from the account has none.
@@ -36,7 +38,7 @@ def require_role(user: User, minimum: str) -> None:
 def list_members(app: Application, user: User) -> Sequence[User]:
     """Everybody who belongs to the account now, oldest first. Raises `RoleNeededError` for who does not any more."""
     with app.db.read() as session:
-        _require_now(session, user, "viewer")
+        require_now(session, user, "viewer")
         return users.list_members(session, user.account_id)
 
 
@@ -48,9 +50,9 @@ def list_invitations(app: Application, owner: User) -> Sequence[Invitation]:
 
 
 def actor_names(app: Application, account_id: str) -> Mapping[str, str]:
-    """The address of everybody who belongs or ever belonged to an account, by user id: who acted in its entries."""
+    """Who acted in an account's entries, by id: the address of everybody who ever belonged to it, the name of a key."""
     with app.db.read() as session:
-        return users.actor_names(session, account_id)
+        return {**users.actor_names(session, account_id), **api_keys.key_names(session, account_id)}
 
 
 def invite_member(app: Application, owner: User, email: str, role: str) -> str:
@@ -68,6 +70,7 @@ def invite_member(app: Application, owner: User, email: str, role: str) -> str:
                 "This address signs in to an account already, and a person belongs to one account: "
                 "invite another address."
             )
+        _record(session, owner, "team.invite", "", role=role)
         return invitations.issue_invitation(
             session, account_id=owner.account_id, email=email, role=role, invited_by=owner.id
         )
@@ -78,6 +81,7 @@ def revoke_invitation(app: Application, owner: User, invitation_id: str) -> None
     with app.db.write() as session:
         _begin_change(session, owner)
         invitations.revoke_invitation(session, owner.account_id, invitation_id)
+        _record(session, owner, "team.withdraw_invitation", invitation_id)
 
 
 def set_member_role(app: Application, owner: User, user_id: str, role: str) -> None:
@@ -93,7 +97,11 @@ def set_member_role(app: Application, owner: User, user_id: str, role: str) -> N
             _require_another_owner(session, member)
             # What he invited as an owner must not outlive that: he knows the codes.
             invitations.revoke_invitations_by(session, member.id)
+        if role == "viewer":
+            # A key spends, which a viewer may not; he knows the secrets of those that he made.
+            api_keys.revoke_keys_by(session, member.id)
         users.set_role(session, member.id, role)
+        _record(session, owner, "team.set_role", member.id, role=role)
 
 
 def remove_member(app: Application, owner: User, user_id: str) -> None:
@@ -109,8 +117,10 @@ def remove_member(app: Application, owner: User, user_id: str) -> None:
         if member.is_operator and users.count_operators(session) == 1:
             raise LastOperatorError("This is the only operator of the installation: he cannot be removed.")
         invitations.revoke_invitations_by(session, member.id)
+        api_keys.revoke_keys_by(session, member.id)
         users.disable_user(session, member.id)
         sessions.revoke_all(session, member.id)
+        _record(session, owner, "team.remove", member.id)
 
 
 def _begin_change(session: Session, owner: User) -> None:
@@ -120,15 +130,22 @@ def _begin_change(session: Session, owner: User) -> None:
 
 
 def _require_owner(session: Session, owner: User) -> None:
-    _require_now(session, owner, "owner")
+    require_now(session, owner, "owner")
 
 
-def _require_now(session: Session, user: User, minimum: str) -> None:
-    # As he is now, not as he was when the page was drawn: another owner may have removed him since.
+def require_now(session: Session, user: Caller, minimum: str) -> None:
+    """`require_role` for a person as he is now, not as he was when his page was drawn.
+
+    Another owner may have removed him since.
+    """
     now = users.find_member(session, user.account_id, user.id)
     if now is None:
         raise RoleNeededError(needed=minimum, role="none")
     require_role(now, minimum)
+
+
+def _record(session: Session, owner: User, action: str, subject: str, **details: str) -> None:
+    record_event(session, actor=owner.id, action=action, subject=subject, account_id=owner.account_id, details=details)
 
 
 def _require_member(session: Session, account_id: str, user_id: str) -> User:

@@ -23,6 +23,8 @@ class UsageRecord(SQLModel, table=True):
         CheckConstraint("amount_mt >= 0", name="usage_amount_not_negative"),
         CheckConstraint("outcome IN ('charged', 'free', 'failed', 'cancelled', 'interrupted')", name="usage_outcome"),
         Index("ix_usage_account_time", "account_id", "created_at"),
+        # A usage by key or person asks for one actor's records.
+        Index("ix_usage_account_actor", "account_id", "actor", "created_at"),
     )
 
     id: str = Field(default_factory=lambda: new_id("use"), primary_key=True)

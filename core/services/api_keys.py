@@ -1,0 +1,359 @@
+"""API keys of an account: make, list, rotate, revoke, and sign a program in with one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_network
+
+from sqlmodel import Session
+
+from core.db import utcnow
+from core.errors import (
+    InvalidAmountError,
+    InvalidApiKeySettingError,
+    KeyMayNotError,
+    KeyModelNotAllowedError,
+    KeyNetworkNotAllowedError,
+    NotSignedInError,
+    TooManyApiKeysError,
+)
+from core.identity import api_keys
+from core.identity.api_keys import is_usable
+from core.identity.audit_log import record_event
+from core.identity.callers import ApiCaller, Caller
+from core.identity.tables import ApiKey
+from core.ledger import spending
+from core.ledger.posting import lock_account
+from core.services.application import Application
+from core.services.metered_detection import billing_day
+from core.services.team import require_now
+
+NAME_LENGTH_MAX = 80
+NETWORKS_MAX = 20
+KEYS_MAX = 50
+# How long the old secret goes on working after a rotation.
+GRACES = (timedelta(0), timedelta(hours=1), timedelta(hours=24), timedelta(days=7))
+GRACE_DEFAULT = timedelta(hours=24)
+# `last_used_at` is written this often at most, not at every call.
+TOUCH_INTERVAL = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """What a key is limited to. Caps in milli-tokens; None everywhere means no limit."""
+
+    name: str
+    models: Sequence[str] | None = None
+    networks: Sequence[str] | None = None
+    day_cap_mt: int | None = None
+    month_cap_mt: int | None = None
+    expires_at: datetime | None = None
+    manages_keys: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made. `secret` is shown now and stored nowhere."""
+
+    key: ApiKey
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """A key in the list with its caps and what they have used, in milli-tokens.
+
+    `state` is `active`, `expiring` (another one took its place), `expired` or `revoked`.
+    """
+
+    key: ApiKey
+    state: str
+    day_cap_mt: int | None
+    month_cap_mt: int | None
+    day_spent_mt: int
+    month_spent_mt: int
+
+
+def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKey:
+    """Make a key. Members may; a key that manages keys is made by an owner who is signed in.
+
+    Raises `RoleNeededError`, `KeyMayNotError`, `InvalidApiKeySettingError` or `TooManyApiKeysError`.
+    """
+    settings = _checked(app, settings)
+    secret = api_keys.make_secret()
+    with app.db.write() as session:
+        _require_manager(session, caller, "owner" if settings.manages_keys else "member")
+        if settings.manages_keys and isinstance(caller, ApiCaller):
+            raise InvalidApiKeySettingError(
+                "A key that manages keys is made on the portal, by an owner: leave manages_keys out.",
+                field="manages_keys",
+            )
+        # Two at once must not both be the last that is allowed.
+        lock_account(session, caller.account_id)
+        _require_room(session, caller.account_id)
+        budget = spending.open_budget(
+            session, caller.account_id, day_cap_mt=settings.day_cap_mt, month_cap_mt=settings.month_cap_mt
+        )
+        key = api_keys.store_key(
+            session,
+            secret,
+            ApiKey(
+                account_id=caller.account_id,
+                created_by=_person(caller),
+                name=settings.name,
+                models=list(settings.models) if settings.models is not None else None,
+                networks=list(settings.networks) if settings.networks is not None else None,
+                budget_id=budget.id,
+                manages_keys=settings.manages_keys,
+                expires_at=settings.expires_at,
+                prefix="",
+                digest="",
+            ),
+        )
+        _record(session, caller, "key.create", key, name=key.name)
+    return NewKey(key, secret)
+
+
+def rotate_key(app: Application, caller: Caller, key_id: str, *, grace: timedelta = GRACE_DEFAULT) -> NewKey:
+    """A new secret with the same name, limits and budget; the old one goes on for the grace period.
+
+    Raises what `create_key` raises, and `ApiKeyNotFoundError` for a key that is unknown or has ended.
+    """
+    if grace not in GRACES:
+        raise InvalidApiKeySettingError(
+            f"grace_s is one of {', '.join(str(int(one.total_seconds())) for one in GRACES)}.", field="grace"
+        )
+    secret = api_keys.make_secret()
+    now = utcnow()
+    with app.db.write() as session:
+        lock_account(session, caller.account_id)
+        old = api_keys.get_key(session, caller.account_id, key_id)
+        _require_manager(session, caller, "owner" if old.manages_keys else "member")
+        if not is_usable(old, now) or old.replaced_by is not None:
+            raise InvalidApiKeySettingError(
+                "This key has ended or was rotated before: make a new one.", field="state", key_id=key_id
+            )
+        if grace:
+            _require_room(session, caller.account_id)
+        new = api_keys.store_key(
+            session,
+            secret,
+            ApiKey(
+                account_id=old.account_id,
+                created_by=_person(caller),
+                name=old.name,
+                models=old.models,
+                networks=old.networks,
+                budget_id=old.budget_id,
+                manages_keys=old.manages_keys,
+                expires_at=old.expires_at,
+                prefix="",
+                digest="",
+            ),
+        )
+        api_keys.end_key(session, old, at=now + grace, replaced_by=new.id)
+        _record(session, caller, "key.rotate", old, new_key=new.id, grace_s=int(grace.total_seconds()))
+    return NewKey(new, secret)
+
+
+def revoke_key(app: Application, caller: Caller, key_id: str) -> None:
+    """End a key at once; what it has under way is finished. Ending it again changes nothing.
+
+    Raises `RoleNeededError`, `KeyMayNotError` or `ApiKeyNotFoundError`.
+    """
+    with app.db.write() as session:
+        key = api_keys.get_key(session, caller.account_id, key_id)
+        _require_manager(session, caller, "member")
+        if api_keys.revoke_key(session, key.id):
+            _record(session, caller, "key.revoke", key)
+
+
+def list_keys(app: Application, caller: Caller) -> list[KeyView]:
+    """The account's keys with what they have spent, newest first, also those that ended."""
+    day, now = billing_day(app), utcnow()
+    with app.db.read() as session:
+        _require_manager(session, caller, "viewer")
+        views = []
+        for key in api_keys.list_keys(session, caller.account_id):
+            spent = spending.get_budget(session, key.budget_id, day)
+            views.append(
+                KeyView(
+                    key,
+                    _state(key, now),
+                    spent.day_cap_mt,
+                    spent.month_cap_mt,
+                    spent.day_spent_mt,
+                    spent.month_spent_mt,
+                )
+            )
+    return views
+
+
+def get_key(app: Application, caller: Caller, key_id: str) -> KeyView:
+    """One of the account's keys. Raises `ApiKeyNotFoundError`."""
+    with app.db.read() as session:
+        _require_manager(session, caller, "viewer")
+        key = api_keys.get_key(session, caller.account_id, key_id)
+        spent = spending.get_budget(session, key.budget_id, billing_day(app))
+    return KeyView(
+        key,
+        _state(key, utcnow()),
+        spent.day_cap_mt,
+        spent.month_cap_mt,
+        spent.day_spent_mt,
+        spent.month_spent_mt,
+    )
+
+
+# Signing a program in ------------------------------------------------------------------------------
+
+
+class LastUses:
+    """When each key was last written down as used by this process, so that not every call writes."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._written: dict[str, datetime] = {}
+
+    def is_due(self, key: ApiKey, now: datetime) -> bool:
+        """Whether this use is to be written; says so to one caller at a time."""
+        with self._mutex:
+            last = self._written.get(key.id) or key.last_used_at
+            if last is not None and now - last < TOUCH_INTERVAL:
+                return False
+            self._written[key.id] = now
+            return True
+
+
+_last_uses = LastUses()
+
+
+def authenticate(app: Application, secret: str, address: str | None) -> ApiCaller:
+    """The caller behind a secret, who calls from an IP address.
+
+    Raises `NotSignedInError` for a secret that is unknown, revoked or expired (which of these is not said) and
+    `KeyNetworkNotAllowedError` for an address outside the key's networks.
+    """
+    with app.db.read() as session:
+        key = api_keys.find_usable_key(session, secret)
+    if key is None:
+        raise NotSignedInError("This API key is not known or has ended: make one on the page API keys.")
+    if key.networks is not None and not api_keys.is_in_networks(address or "", key.networks):
+        raise KeyNetworkNotAllowedError(
+            "This API key is limited to other networks: call from one of them, or add yours to the key's networks."
+        )
+    now = utcnow()
+    if _last_uses.is_due(key, now):
+        with app.db.write() as session:
+            api_keys.touch_key(session, key.id, now)
+    return ApiCaller(key)
+
+
+def require_model(caller: Caller, model: str) -> None:
+    """Raise `KeyModelNotAllowedError` when the caller's key is limited to other models."""
+    if isinstance(caller, ApiCaller) and caller.key.models is not None and model not in caller.key.models:
+        raise KeyModelNotAllowedError(
+            f"This API key is limited to {', '.join(caller.key.models)}: choose one of these, or use another key.",
+            model=model,
+            models=caller.key.models,
+        )
+
+
+def budget_of(caller: Caller) -> str | None:
+    """The budget that a caller's spending counts in, besides the account's own caps."""
+    return caller.key.budget_id if isinstance(caller, ApiCaller) else None
+
+
+# Settings ------------------------------------------------------------------------------------------
+
+
+def _checked(app: Application, settings: KeySettings) -> KeySettings:
+    name = " ".join(settings.name.split())
+    if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+        raise InvalidApiKeySettingError(f"Give the key a name of 1 to {NAME_LENGTH_MAX} characters.", field="name")
+    for cap_mt in (settings.day_cap_mt, settings.month_cap_mt):
+        try:
+            spending.require_cap(cap_mt)
+        except InvalidAmountError as error:
+            raise InvalidApiKeySettingError(error.message, field="caps") from None
+    if settings.expires_at is not None and settings.expires_at <= utcnow():
+        raise InvalidApiKeySettingError("expires_at lies in the past: choose a later time.", field="expires_at")
+    known = {model.name for model in app.registry.models()}
+    return KeySettings(
+        name=name,
+        models=_checked_models(settings.models, known),
+        networks=_checked_networks(settings.networks),
+        day_cap_mt=settings.day_cap_mt,
+        month_cap_mt=settings.month_cap_mt,
+        expires_at=settings.expires_at,
+        manages_keys=settings.manages_keys,
+    )
+
+
+def _checked_models(models: Sequence[str] | None, known: Collection[str]) -> list[str] | None:
+    if not models:
+        return None
+    for model in models:
+        if model not in known:
+            raise InvalidApiKeySettingError(
+                f"There is no model {model[:80]}: choose among {', '.join(sorted(known))}.", field="models"
+            )
+    return list(dict.fromkeys(models))
+
+
+def _checked_networks(networks: Sequence[str] | None) -> list[str] | None:
+    if not networks:
+        return None
+    if len(networks) > NETWORKS_MAX:
+        raise InvalidApiKeySettingError(f"A key has at most {NETWORKS_MAX} networks.", field="networks")
+    checked = []
+    for text in networks:
+        try:
+            checked.append(str(ip_network(text.strip(), strict=False)))
+        except ValueError:
+            raise InvalidApiKeySettingError(
+                f"{text[:60]!r} is no network: write 203.0.113.7 or 203.0.113.0/24.", field="networks"
+            ) from None
+    return list(dict.fromkeys(checked))
+
+
+def _require_manager(session: Session, caller: Caller, minimum: str) -> None:
+    if isinstance(caller, ApiCaller):
+        if not caller.key.manages_keys:
+            raise KeyMayNotError("This API key does not manage keys: use one that does, or the page API keys.")
+        return
+    require_now(session, caller, minimum)
+
+
+def _require_room(session: Session, account_id: str) -> None:
+    if api_keys.count_usable_keys(session, account_id) >= KEYS_MAX:
+        raise TooManyApiKeysError(
+            f"An account has at most {KEYS_MAX} usable API keys: revoke one first.", keys_max=KEYS_MAX
+        )
+
+
+def _person(caller: Caller) -> str:
+    # Whoever loses his access takes along the keys that were made with his.
+    return caller.key.created_by if isinstance(caller, ApiCaller) else caller.id
+
+
+def _state(key: ApiKey, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if not is_usable(key, now):
+        return "expired"
+    return "expiring" if key.replaced_by is not None else "active"
+
+
+def _record(session: Session, caller: Caller, action: str, key: ApiKey, **details: object) -> None:
+    record_event(
+        session,
+        actor=caller.id,
+        action=action,
+        subject=key.id,
+        account_id=caller.account_id,
+        details={"prefix": key.prefix, **details},
+    )
