@@ -79,6 +79,15 @@ class Settings(BaseSettings):
     cookie_secure: bool = Field(
         default=False, description="Mark the session cookie `Secure`; set it when served under TLS."
     )
+    redis_url: str = Field(
+        default="",
+        description="Address of a Redis that processes share, such as redis://127.0.0.1:6379/0; empty means none.",
+    )
+    rate_requests_per_s: int = Field(default=20, ge=1, le=10_000, description="Requests a second of one API key.")
+    rate_images_per_minute: int = Field(default=600, ge=1, le=100_000, description="Images a minute of one API key.")
+    rate_jobs_concurrent: int = Field(
+        default=20, ge=1, le=10_000, description="Unfinished runs of one account at once."
+    )
     gc_freeze: bool = Field(
         default=True, description="Keep what is loaded at start out of the garbage collector (faster pages)."
     )

@@ -11,7 +11,7 @@ from ultralytics.utils import ASSETS
 from core.errors import VisionMeterError
 from core.jobs.blobs import hash_bytes
 from core.services.application import current
-from core.services.metered_detection import PreparedImage, preview_image
+from core.services.quotes import PreparedImage, preview_image
 from ui.i18n import _
 
 SAMPLES = ("bus.jpg", "zidane.jpg")

@@ -13,13 +13,7 @@ from core.money import format_tokens
 from core.pricing.tables import Quote
 from core.services import account_view
 from core.services.application import current
-from core.services.metered_detection import (
-    FREE_PROCESSED,
-    QuoteLine,
-    next_discount,
-    quote_batch,
-    quote_lines,
-)
+from core.services.quotes import FREE_PROCESSED, QuoteLine, next_discount, quote_batch, quote_lines
 from ui.batch import Candidate
 from ui.format import local_time, percent, plain, show_amount, tokens
 from ui.i18n import _, ngettext

@@ -14,7 +14,8 @@ from core.errors import (
 from core.identity.tables import User
 from core.pricing.tables import Quote
 from core.services.application import current
-from core.services.metered_detection import find_obstacle, get_quote, submit_quote
+from core.services.metered_detection import find_obstacle, submit_quote
+from core.services.quotes import get_quote
 from ui.batch import Candidate, clear_batch
 from ui.format import tokens, tokens_and_money
 from ui.i18n import _

@@ -46,14 +46,25 @@ def begin_idempotent(
     )
     if claimed is not None:
         return None
+    return find_answer(session, account_id, operation, key, request)
+
+
+def find_answer(
+    session: Session, account_id: str, operation: str, key: str, request: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The stored answer of a key; None for a new one. Raises `IdempotencyConflictError` for another request."""
     row = session.exec(
-        select(Idempotency).where(
+        select(Idempotency)
+        .where(
             Idempotency.account_id == account_id,
             Idempotency.operation == operation,
             Idempotency.key == key,
         )
-    ).one()
-    if row.request_hash != request_hash:
+        .execution_options(populate_existing=True)
+    ).first()
+    if row is None:
+        return None
+    if row.request_hash != hash_request(request):
         raise IdempotencyConflictError(key)
     return row.response
 

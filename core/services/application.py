@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.config import Settings
 from core.db import Database
 from core.errors import VisionMeterError
 from core.jobs.blobs import BlobStore
+from core.jobs.hands import Hands
 from core.pricing.book import adopt_book, read_book
 
 # torch takes seconds to import: a command that only reads the database does without.
@@ -29,6 +30,7 @@ class Application:
     registry: Registry
     engine: Engine
     blobs: BlobStore
+    hands: Hands = field(default_factory=Hands)
 
 
 def open_application(settings: Settings) -> Application:

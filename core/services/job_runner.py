@@ -7,10 +7,11 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from core.db import utcnow
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
@@ -44,10 +45,14 @@ class JobRunner:
         sweep(self._app)
         for thread in self._threads:
             thread.start()
+        self._app.hands.runner = self.name
 
     def stop(self, *, timeout_s: float = 15.0) -> None:
         """Let the images in hand finish, then give back everything that has not started."""
+        if self._app.hands.runner == self.name:
+            self._app.hands.runner = None
         self._stopping.set()
+        self._app.hands.ring()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout_s)
@@ -67,7 +72,7 @@ class JobRunner:
             try:
                 claimed = self._claim()
                 if claimed is None:
-                    self._stopping.wait(self._app.settings.job_poll_interval_s)
+                    self._app.hands.wait(self._app.settings.job_poll_interval_s)
                 else:
                     self._run(*claimed)
             except BaseException:
@@ -116,10 +121,14 @@ class JobRunner:
                 log.exception("the keeper goes on after an error")
 
     def _stuck(self) -> set[str]:
-        """The images in hand for longer than the engine may take and a lease lasts: a disk that hangs, say."""
+        """The images that its threads have in hand for too long: a disk that hangs, say."""
+        return self._too_long(self._in_hand)
+
+    def _too_long(self, in_hand: Mapping[str, datetime]) -> set[str]:
+        # Longer than the engine may take and a lease lasts.
         settings = self._app.settings
         latest = utcnow() - timedelta(seconds=settings.image_timeout_s + settings.hold_lease_s)
-        return {image_id for image_id, since in list(self._in_hand.items()) if since < latest}
+        return {image_id for image_id, since in list(in_hand.items()) if since < latest}
 
     def _give_back_lost(self) -> None:
         """End what was begun and is in nobody's hand, or stuck in one: its outcome could not be stored, or never comes.
@@ -130,9 +139,11 @@ class JobRunner:
         lease = timedelta(seconds=self._app.settings.hold_lease_s)
         with self._app.db.read() as session:
             begun = jobs.images_started_before(session, self.name, utcnow() - lease)
-        stuck = self._stuck()
+        # Also those that a request runs in its own thread.
+        in_hand = {**self._app.hands.carried(), **self._in_hand}
+        stuck = self._too_long(in_hand)
         for job, image in begun:
-            if image.id not in self._in_hand or image.id in stuck:
+            if image.id not in in_hand or image.id in stuck:
                 with self._app.db.write() as session:
                     give_back(session, job, image, "interrupted", "internal", actor=ledger.SYSTEM)
 
@@ -162,7 +173,7 @@ def sweep(app: Application) -> int:
     return given_back
 
 
-def cancel_job(app: Application, user: User, job_id: str) -> int:
+def cancel_job(app: Application, user: Caller, job_id: str) -> int:
     """Give back at once what has not started; the image in hand is finished. Gives the milli-tokens returned.
 
     Raises `JobNotFoundError` for a job of another account, `RoleNeededError` for a viewer.

@@ -18,7 +18,8 @@ from core.pricing.tables import Quote
 from core.services import account_view
 from core.services.account_view import JobView
 from core.services.application import Application
-from core.services.metered_detection import prepare_image, quote_batch, submit_quote
+from core.services.metered_detection import submit_quote
+from core.services.quotes import prepare_image, quote_batch
 
 MODEL = "yolov8s-fall"
 

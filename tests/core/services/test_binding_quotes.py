@@ -16,7 +16,8 @@ from core.jobs.blobs import hash_bytes
 from core.jobs.tables import Job
 from core.pricing.book import adopt_book, current_prices
 from core.services.application import Application
-from core.services.metered_detection import quote_lines, submit_quote
+from core.services.metered_detection import submit_quote
+from core.services.quotes import quote_lines
 from tests.core.services.helpers import MODEL, balance, change, pictures, quote, submit
 
 

@@ -18,7 +18,8 @@ from core.pricing.tables import Receipt
 from core.services import account_view, receipts
 from core.services.application import Application
 from core.services.job_runner import JobRunner, cancel_job, sweep
-from core.services.metered_detection import prepare_image, quote_batch, quote_lines, submit_quote
+from core.services.metered_detection import submit_quote
+from core.services.quotes import prepare_image, quote_batch, quote_lines
 from core.usage.tables import UsageRecord
 from tests.conftest import OpenApp
 from tests.core.services.helpers import (

@@ -12,7 +12,8 @@ from core.identity.tables import User
 from core.ledger import spending
 from core.services import corrections
 from core.services.application import Application
-from core.services.metered_detection import billing_day, find_obstacle, get_quote, next_discount, submit_quote
+from core.services.metered_detection import billing_day, find_obstacle, submit_quote
+from core.services.quotes import get_quote, next_discount
 from tests.conftest import OpenApp
 from tests.core.services.helpers import balance, change, pictures, quote, run, submit
 

@@ -1,0 +1,45 @@
+"""What this process has in hand: its runner's name, the images that callers wait for, and a bell for new work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from core.db import utcnow
+
+
+class Hands:
+    """Shared by the runner and by whoever runs an image in the thread of its request. Thread-safe.
+
+    `runner` is the name under which this process renews leases; None while nothing would renew one.
+    """
+
+    def __init__(self) -> None:
+        self.runner: str | None = None
+        self._carried: dict[str, datetime] = {}
+        self._bell = threading.Condition()
+
+    @contextmanager
+    def carry(self, image_id: str) -> Iterator[None]:
+        """While the block runs, the image is in hand and not given back as lost."""
+        self._carried[image_id] = utcnow()
+        try:
+            yield
+        finally:
+            self._carried.pop(image_id, None)
+
+    def carried(self) -> dict[str, datetime]:
+        """The images in hand, and since when."""
+        return dict(self._carried)
+
+    def ring(self) -> None:
+        """There is new work: whoever waits looks for it now."""
+        with self._bell:
+            self._bell.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until somebody rings, at most so long."""
+        with self._bell:
+            self._bell.wait(timeout_s)

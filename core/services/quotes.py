@@ -1,0 +1,209 @@
+"""Quotes: the exact price of a batch, stored and binding, before anything is held."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+
+from sqlmodel import Session
+
+from core.db import utcnow
+from core.errors import (
+    ImageEmptyError,
+    InvalidImageSizeError,
+    QuoteNotFoundError,
+    TooManyImagesError,
+)
+from core.geometry import IMG_SIZES_PX
+from core.identity.callers import Caller
+from core.inference.images import decode_image, encode_jpeg
+from core.inference.registry import ModelVersion
+from core.jobs import jobs
+from core.jobs.blobs import hash_bytes
+from core.money import to_millitokens
+from core.pricing.book import current_prices, get_prices
+from core.pricing.discounts import NextTier, find_next_tier
+from core.pricing.tables import Quote
+from core.services.application import Application
+
+THUMBNAIL_PX = 192
+FREE_PROCESSED = "processed"
+FREE_DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An upload that can be served. Sides in pixels, upright."""
+
+    name: str
+    file_sha256: str
+    image_sha256: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteLine:
+    """The price of one image of a quote.
+
+    `list_mt` is its price by the formula, `amount_mt` what will be held for it after the batch's discount
+    (milli-tokens), `floor_mt` of it its share of the batch's floor. It costs 0 when `free_reason` says that the
+    account has this result already (`processed`) or that the same picture stands earlier in the batch
+    (`duplicate`).
+    """
+
+    name: str
+    file_sha256: str
+    image_sha256: str
+    height: int
+    width: int
+    input_height: int
+    input_width: int
+    alpha: str
+    beta: str
+    minimum_mt: int
+    list_mt: int
+    amount_mt: int
+    free_reason: str | None
+    charge_key: str
+    floor_mt: int = 0
+
+
+def quote_lines(quote: Quote) -> list[QuoteLine]:
+    """The lines of a stored quote."""
+    names = {field.name for field in fields(QuoteLine)}
+    return [QuoteLine(**{key: value for key, value in line.items() if key in names}) for line in quote.lines]
+
+
+def prepare_image(app: Application, name: str, data: bytes) -> PreparedImage:
+    """Look at an upload. Raises a subclass of `ImageRefusedError` when it cannot be served."""
+    return preview_image(app, name, data)[0]
+
+
+def preview_image(app: Application, name: str, data: bytes) -> tuple[PreparedImage, bytes]:
+    """`prepare_image`, and a thumbnail as JPEG with a longer side of at most 192 pixels; decodes once."""
+    image = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
+    thumbnail = encode_jpeg(image.pixels, longest_side_px=THUMBNAIL_PX)
+    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width), thumbnail
+
+
+def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str:
+    """What makes two pieces of work the same: pixels, weights, and the parameters that change detections."""
+    return hashlib.sha256(f"{image_sha256}|{model_version}|img_size={img_size}".encode()).hexdigest()
+
+
+def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage], *, model: str, img_size: int) -> Quote:
+    """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
+
+    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
+    `WeightsRefusedError` or `NoRateError`.
+    """
+    if len(images) > app.settings.batch_images_max:
+        raise TooManyImagesError(
+            f"At most {app.settings.batch_images_max} images run in one batch: remove some.",
+            images_max=app.settings.batch_images_max,
+        )
+    if not images:
+        raise ImageEmptyError("A batch needs at least one picture: add one.")
+    if img_size not in IMG_SIZES_PX:
+        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+    version = app.registry.resolve(model)
+    with app.db.write() as session:
+        return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
+
+
+def store_quote(
+    app: Application,
+    session: Session,
+    account_id: str,
+    images: Sequence[PreparedImage],
+    *,
+    version: ModelVersion,
+    img_size: int,
+) -> Quote:
+    """Price images with the book in force and what the account has already; in the caller's transaction."""
+    model = version.model.name
+    keys = [make_charge_key(image.image_sha256, version.version, img_size) for image in images]
+    now = utcnow()
+    prices = current_prices(session)
+    done = jobs.find_results(session, account_id, keys)
+    seen: set[str] = set()
+    free_reasons: list[str | None] = []
+    for key in keys:
+        free_reasons.append(FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None)
+        seen.add(key)
+    batch = prices.price_batch(
+        [(image.height, image.width) for image in images],
+        img_size,
+        model,
+        charged=[reason is None for reason in free_reasons],
+    )
+    lines = [
+        QuoteLine(
+            **asdict(image),
+            input_height=price.shape.height,
+            input_width=price.shape.width,
+            alpha=str(prices.alpha),
+            beta=str(prices.beta(model)),
+            minimum_mt=to_millitokens(prices.minimum),
+            list_mt=price.list_mt,
+            amount_mt=price.amount_mt,
+            free_reason=free_reason,
+            charge_key=key,
+            floor_mt=price.floor_mt,
+        )
+        for image, key, free_reason, price in zip(images, keys, free_reasons, batch.lines, strict=True)
+    ]
+    quote = Quote(
+        account_id=account_id,
+        price_version=prices.version,
+        model=model,
+        model_version=version.version,
+        img_size=img_size,
+        total_mt=batch.total_mt,
+        list_mt=batch.list_mt,
+        discount_percent=batch.discount_percent,
+        lines=[asdict(line) for line in lines],
+        created_at=now,
+        expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
+    )
+    session.add(quote)
+    return quote
+
+
+def requote(app: Application, user: Caller, quote: Quote) -> Quote:
+    """A new quote for the images of an earlier one, at today's prices. Raises what `quote_batch` raises."""
+    images = [
+        PreparedImage(line.name, line.file_sha256, line.image_sha256, line.height, line.width)
+        for line in quote_lines(quote)
+    ]
+    return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size)
+
+
+def get_quote(app: Application, user: Caller, quote_id: str) -> Quote:
+    """A stored quote of the account. Raises `QuoteNotFoundError`."""
+    with app.db.read() as session:
+        return get_stored_quote(session, user.account_id, quote_id)
+
+
+def next_discount(app: Application, quote: Quote) -> NextTier | None:
+    """What a quoted batch lacks for the next discount of its price list.
+
+    None when it has the last one, when all of it is free, or when so many images do not fit into one batch.
+    """
+    charged = sum(1 for line in quote_lines(quote) if line.free_reason is None)
+    with app.db.read() as session:
+        tier = find_next_tier(charged, get_prices(session, quote.price_version).discounts)
+    if tier is None or not charged or len(quote.lines) + tier.images_missing > app.settings.batch_images_max:
+        return None
+    return tier
+
+
+def get_stored_quote(session: Session, account_id: str, quote_id: str) -> Quote:
+    """`get_quote` in the caller's transaction."""
+    quote = session.get(Quote, quote_id)
+    if quote is None or quote.account_id != account_id:
+        raise QuoteNotFoundError("There is no such quote in your account: preview again.", quote_id=quote_id)
+    return quote
