@@ -72,6 +72,19 @@ class Settings(BaseSettings):
     model_fetch: bool = Field(
         default=True, description="Whether an operator may fetch published weights over the network."
     )
+    fetch_allowed_hosts: str = Field(
+        default="",
+        description=(
+            "Own hosts that may be called by `image_url` and `webhook_url` although they are not public: "
+            "comma-separated `host`, `host:port` or network such as `10.1.0.0/16`."
+        ),
+    )
+    fetch_timeout_s: float = Field(
+        default=10.0, gt=0, le=120, description="Seconds that fetching one `image_url` may take in all."
+    )
+    fetch_redirects_max: int = Field(
+        default=3, ge=0, le=10, description="Redirects of an `image_url` that are followed."
+    )
     session_ttl_h: int = Field(default=24 * 14, ge=1, le=24 * 365, description="Hours a sign-in lasts.")
     sign_in_attempts_max: int = Field(
         default=10, ge=1, description="Failed sign-ins for an address in 15 minutes before it must wait."
