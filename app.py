@@ -22,6 +22,7 @@ from starlette.middleware import Middleware  # noqa: E402
 from starlette.routing import Mount  # noqa: E402
 
 from core.config import load_settings  # noqa: E402
+from core.logs import configure_logging  # noqa: E402
 from core.services import application  # noqa: E402
 from core.services.job_runner import JobRunner  # noqa: E402
 from gateway.guard import PortalGuard  # noqa: E402
@@ -36,7 +37,7 @@ log = logging.getLogger("visionmeter")
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     """Open the database, start the engine and the runner; stop them in reverse."""
     settings = load_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings)
     vision_meter = application.open_application(settings)
     vision_meter.engine.start()
     application.warm_models(vision_meter)

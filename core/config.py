@@ -107,6 +107,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log line that is written."
     )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Log lines for people, or one JSON object a line for programs."
+    )
+    metrics_token: str = Field(
+        default="",
+        description="Bearer token that `/v1/metrics` asks for; empty means that only this machine may read it.",
+    )
 
     @field_validator("data_dir", "weights_dir")
     @classmethod

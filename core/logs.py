@@ -121,22 +121,19 @@ def scrub(value: Any, depth: int = 0) -> Any:
     """A value as JSON can hold it, without anything that must not be logged, however deep it lies."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, str):
-        return scrub_text(value)
     if _is_binary(value):
         return REMOVED
-    if depth < NESTING_MAX:
-        if isinstance(value, Mapping):
-            return {
-                scrub_text(str(name)): REMOVED if _is_secret_name(name) else scrub(item, depth + 1)
-                for name, item in value.items()
-            }
-        if isinstance(value, list | tuple | set | frozenset):
-            items = list(value)
-            if len(items) == 2 and _is_secret_name(items[0]):
-                return [scrub(items[0], depth + 1), REMOVED]  # a header as ASGI and httpx list it
-            return [scrub(item, depth + 1) for item in items]
-    return scrub_text(repr(value))
+    if depth < NESTING_MAX and isinstance(value, Mapping):
+        return {
+            scrub_text(str(name)): REMOVED if _is_secret_name(name) else scrub(item, depth + 1)
+            for name, item in value.items()
+        }
+    if depth < NESTING_MAX and isinstance(value, list | tuple | set | frozenset):
+        items = list(value)
+        if len(items) == 2 and _is_secret_name(items[0]):
+            items[1] = b""  # a header as ASGI and httpx list it: bytes are removed
+        return [scrub(item, depth + 1) for item in items]
+    return scrub_text(value if isinstance(value, str) else repr(value))
 
 
 def scrub_text(text: str) -> str:

@@ -23,7 +23,7 @@ class Load:
 
 
 def get_load(app: Application) -> Load:
-    """Count what is open, each by a partial or short index and so at the price of what is open, not of what there is."""
+    """Count what is open, by indexes: it costs what is open now, not what there ever was."""
     # SQLite takes the partial index of the open holds only for its very words.
     holds = select(func.count(), func.coalesce(func.sum(col(Hold.amount_mt)), 0)).where(text("status = 'held'"))
     images = select(func.count()).select_from(JobImage).where(col(JobImage.status).in_(OPEN_IMAGE))
