@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,6 +25,7 @@ from core.errors import (
     ImageTooManyPixelsError,
     ImageUnsupportedError,
 )
+from core.inference.pixel_gate import PixelGate
 
 # A camera's MPO is opened as a JPEG; Pillow has no opener of that name, and asking for it is a KeyError.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -33,8 +33,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # A progressive JPEG has some ten scans. Each one costs a pass over all pixels, and a few bytes can ask for it.
 SCANS_MAX = 64
 _START_OF_SCAN = b"\xff\xda"
-# A picture of a few kB can decode to hundreds of MB: so many at a time, whoever asks.
-_DECODERS = threading.BoundedSemaphore(3)
+# What is decoded at the same time, by whoever asks: nine bytes a pixel while it is done.
+_DECODING = PixelGate(64_000_000)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,7 +84,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
         )
     if data.count(_START_OF_SCAN) > SCANS_MAX and data.startswith(b"\xff\xd8"):
         raise ImageBrokenError("The picture is built in an unusual way: export it again as a plain JPEG or PNG.")
-    with _DECODERS, _open(data) as image:
+    with _open(data) as image:
         kind = str(image.format)
         width, height = image.size
         if width * height > pixels_max:
@@ -97,7 +97,10 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
         try:
             if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
-            rgb = _to_rgb(_upright(image))
+            with _DECODING.pass_through(width * height):
+                rgb = _to_rgb(_upright(image))
+                pixels = np.ascontiguousarray(rgb[:, :, ::-1])
+                del rgb
         except ImageRefusedError:
             raise
         except Exception as error:
@@ -106,10 +109,18 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
             raise ImageBrokenError(
                 "The picture is damaged and cannot be read to its end: export or copy it again."
             ) from error
-    pixels = np.ascontiguousarray(rgb[:, :, ::-1])
     digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
     digest.update(pixels.data)
     return DecodedImage(pixels, digest.hexdigest(), "JPEG" if kind == "MPO" else kind)
+
+
+def count_pixels(data: bytes) -> int:
+    """How many pixels an upload announces, without decoding it; 0 for what cannot be served anyway."""
+    try:
+        with _open(data) as image:
+            return image.width * image.height
+    except ImageRefusedError:
+        return 0
 
 
 def _open(data: bytes) -> Image.Image:

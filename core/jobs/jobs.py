@@ -293,6 +293,29 @@ def _can_start() -> ColumnElement[bool]:
     return or_(col(JobImage.hold_id).is_not(None), ~under_way)
 
 
+def is_paid_for_elsewhere(session: Session, account_id: str, charge_key: str) -> bool:
+    """Whether an image of the account is under way that pays for this piece of work."""
+    paying = (
+        select(JobImage.id)
+        .join(Job, col(Job.id) == col(JobImage.job_id))
+        .where(
+            JobImage.charge_key == charge_key,
+            Job.account_id == account_id,
+            col(JobImage.hold_id).is_not(None),
+            col(JobImage.status).in_(OPEN_IMAGE),
+        )
+        .limit(1)
+    )
+    return session.exec(paying).first() is not None
+
+
+def count_open_jobs(session: Session, account_id: str) -> int:
+    """How many runs of an account are not finished."""
+    return session.exec(
+        select(func.count()).select_from(Job).where(col(Job.status).in_(OPEN_JOB), Job.account_id == account_id)
+    ).one()
+
+
 def count_open_images(session: Session, account_id: str) -> int:
     """How many images of an account wait or run now."""
     return session.exec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
 
 from sqlmodel import Session
 
@@ -12,17 +13,19 @@ from core.db import utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
 from core.group_commit import GroupCommitError
 from core.inference.engine import Inference
-from core.inference.images import decode_image
+from core.inference.images import DecodedImage, decode_image
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
 from core.ledger.corrections import refund_capture
+from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
 from core.pricing.book import Prices, get_prices
 from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import PriceBook, Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
+from core.services.stages import Stages
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -34,13 +37,30 @@ FIRST_ATTEMPT_FAILED = "first_attempt_failed"
 LATE_RULE = "rule:late"
 
 
-def run_image(app: Application, job: Job, image: JobImage) -> None:
-    """Run one claimed image. Whatever happens, its hold is captured or given back, and the row says which."""
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a captured image left behind: ids, and the account's balance right after it."""
+
+    result_id: str
+    receipt_id: str
+    balance: Balance
+
+
+def run_image(
+    app: Application, job: Job, image: JobImage, *, decoded: DecodedImage | None = None, stages: Stages | None = None
+) -> Charge | None:
+    """Run one claimed image. Whatever happens, its hold is captured or given back, and the row says which.
+
+    Whoever has decoded its pixels already hands them over. Gives the charge, or None when there was none.
+    """
     if image.hold_id is None:
         _answer_free(app, job, image)
-        return
+        return None
+    stages = stages or Stages()
     try:
-        _settle(app, job, image, _infer(app, job, image))
+        inference = _infer(app, job, image, decoded, stages)
+        with stages.measure("capture"):
+            return _settle(app, job, image, inference)
     except HoldEndedError:
         # The lease ran out while the model ran (a machine that slept, say): the money is back, so no result.
         _give_back(app, job, image, "interrupted", None)
@@ -52,14 +72,13 @@ def run_image(app: Application, job: Job, image: JobImage) -> None:
         if not isinstance(error, Exception):
             raise
         log.exception("image %s failed", image.id)
+    return None
 
 
-def _infer(app: Application, job: Job, image: JobImage) -> Inference:
-    try:
-        data = app.blobs.get(job.account_id, image.file_sha256)
-    except OSError as error:
-        raise InferenceError("The stored picture cannot be read: upload it again. Nothing was taken.") from error
-    decoded = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
+def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | None, stages: Stages) -> Inference:
+    if decoded is None:
+        with stages.measure("decode"):
+            decoded = _decode(app, job, image)
     version = app.registry.resolve(job.model)
     if version.version != job.model_version:
         raise InferenceError("The model changed since the price was shown: preview again. Nothing was taken.")
@@ -73,25 +92,36 @@ def _infer(app: Application, job: Job, image: JobImage) -> Inference:
                 raise
             time.sleep(ENGINE_RETRY_S)
     try:
-        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+        inference = future.result(timeout=max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
         future.cancel()
         raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
+    stages.add("wait", inference.wait_ms)
+    stages.add("model", inference.model_ms)
+    return inference
 
 
-def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -> None:
+def _decode(app: Application, job: Job, image: JobImage) -> DecodedImage:
+    try:
+        data = app.blobs.get(job.account_id, image.file_sha256)
+    except OSError as error:
+        raise InferenceError("The stored picture cannot be read: upload it again. Nothing was taken.") from error
+    return decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
+
+
+def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -> Charge:
     for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
         try:
             with app.db.write() as session:
-                _capture(session, job, image, inference)
-            return
+                return _capture(session, job, image, inference)
         except GroupCommitError:
             # Another transaction took the commit that this one shared down with it; nothing of this one is stored.
             if attempt == SETTLE_ATTEMPTS_MAX:
                 raise
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> None:
+def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> Charge:
     """Entry, result, receipt and usage in one transaction: charged ⇔ the result is stored."""
     assert image.hold_id is not None
     quote = session.get_one(Quote, job.quote_id)
@@ -100,48 +130,46 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
         raise InferenceError("The model computed another size than was quoted. Nothing was taken: preview again.")
     entry = ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
     book = session.get_one(PriceBook, quote.price_version)
-    session.add(
-        Result(
-            account_id=job.account_id,
-            charge_key=image.charge_key,
-            image_sha256=image.image_sha256,
-            model=job.model,
-            model_version=job.model_version,
-            img_size=job.img_size,
-            detections=inference.detections.to_json(),
-        )
+    result = Result(
+        account_id=job.account_id,
+        charge_key=image.charge_key,
+        image_sha256=image.image_sha256,
+        model=job.model,
+        model_version=job.model_version,
+        img_size=job.img_size,
+        detections=inference.detections.to_json(),
     )
-    session.add(
-        Receipt(
-            account_id=job.account_id,
-            hold_id=image.hold_id,
-            quote_id=quote.id,
-            price_version=quote.price_version,
-            image_name=image.name,
-            image_sha256=image.image_sha256,
-            image_height=image.height,
-            image_width=image.width,
-            input_height=line["input_height"],
-            input_width=line["input_width"],
-            img_size=job.img_size,
-            model=job.model,
-            model_version=job.model_version,
-            alpha=book.alpha,
-            beta=line["beta"],
-            minimum=book.minimum,
-            discount_percent=quote.discount_percent,
-            floor_mt=line.get("floor_mt", 0),
-            batch_images=sum(1 for other in quote.lines if other["amount_mt"]),
-            amount_mt=image.amount_mt,
-            entry_seq=entry.seq,
-        )
+    receipt = Receipt(
+        account_id=job.account_id,
+        hold_id=image.hold_id,
+        quote_id=quote.id,
+        price_version=quote.price_version,
+        image_name=image.name,
+        image_sha256=image.image_sha256,
+        image_height=image.height,
+        image_width=image.width,
+        input_height=line["input_height"],
+        input_width=line["input_width"],
+        img_size=job.img_size,
+        model=job.model,
+        model_version=job.model_version,
+        alpha=book.alpha,
+        beta=line["beta"],
+        minimum=book.minimum,
+        discount_percent=quote.discount_percent,
+        floor_mt=line.get("floor_mt", 0),
+        batch_images=sum(1 for other in quote.lines if other["amount_mt"]),
+        amount_mt=image.amount_mt,
+        entry_seq=entry.seq,
     )
+    session.add_all([result, receipt])
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
     counts = inference.detections.filter(confidence_min=0.25).counts()
     _refund_if_late(session, job, image, get_prices(session, quote.price_version))
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
     _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
+    return Charge(result.id, receipt.id, Balance(entry.posted_after_mt, entry.held_after_mt))
 
 
 def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
@@ -162,12 +190,17 @@ def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices)
 
 def _answer_free(app: Application, job: Job, image: JobImage) -> None:
     with app.db.write() as session:
-        result = jobs.get_result(session, job.account_id, image.charge_key)
-        if result is not None:
-            if jobs.end_image(session, image.id, "free"):
-                _record(session, job, image, "free")
-        elif jobs.end_image(session, image.id, "failed", error_code=FIRST_ATTEMPT_FAILED):
-            _record(session, job, image, "failed", error_code=FIRST_ATTEMPT_FAILED)
+        answer_free(session, job, image)
+
+
+def answer_free(session: Session, job: Job, image: JobImage) -> None:
+    """End an image without a hold: free from the stored result, or failed when there is none after all."""
+    result = jobs.get_result(session, job.account_id, image.charge_key)
+    if result is not None:
+        if jobs.end_image(session, image.id, "free"):
+            _record(session, job, image, "free")
+    elif jobs.end_image(session, image.id, "failed", error_code=FIRST_ATTEMPT_FAILED):
+        _record(session, job, image, "failed", error_code=FIRST_ATTEMPT_FAILED)
 
 
 def _give_back(app: Application, job: Job, image: JobImage, status: str, error_code: str | None) -> None:

@@ -1,0 +1,306 @@
+"""One picture, answered at once: quote, hold, run and capture in the thread of the request.
+
+The same tables and the same steps as a batch of one, so portal and programs share quotes, ledger and results. The
+run belongs to this process's runner from its first moment: the keeper renews its lease, and gives back what a crash
+leaves behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import Session
+
+from core.db import utcnow
+from core.errors import (
+    EngineBusyError,
+    EngineStoppedError,
+    InferenceError,
+    InvalidImageSizeError,
+    VisionMeterError,
+)
+from core.geometry import IMG_SIZES_PX
+from core.identity.callers import Caller
+from core.inference.detections import Detections
+from core.inference.images import DecodedImage, count_pixels, decode_image
+from core.inference.pixel_gate import PixelGate
+from core.inference.registry import ModelVersion
+from core.jobs import jobs
+from core.jobs.blobs import hash_bytes
+from core.jobs.tables import Job, JobImage
+from core.ledger import ledger
+from core.ledger.idempotency import begin_idempotent, complete_idempotent, find_answer
+from core.ledger.ledger import Balance
+from core.ledger.posting import lock_account
+from core.pricing import receipts
+from core.pricing.tables import Quote
+from core.services.api_keys import budget_of, require_model
+from core.services.application import Application
+from core.services.metered_detection import RUN, hold_image, require_affordable
+from core.services.quotes import PreparedImage, quote_lines, store_quote
+from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, answer_free, give_back, run_image
+from core.services.stages import Stages
+from core.services.team import require_role
+
+# What another run of the account pays for at the moment is waited for, looking so often.
+DUPLICATE_POLL_S = 0.02
+# A first attempt that fails leaves its work chargeable: the waiting one then pays for it, a few times at most.
+ATTEMPTS_MAX = 3
+# An outcome that took nothing and says nothing of the picture: the same key may run again.
+_NOT_DONE = ("interrupted", "cancelled")
+_NOT_DONE_CODES = (EngineBusyError.code, EngineStoppedError.code, FIRST_ATTEMPT_FAILED)
+# What waits for the engine decoded, three bytes a pixel, beside what is being decoded.
+_IN_FLIGHT = PixelGate(100_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The answer for one picture. `amount_mt` was taken for it, and `balance` is the account's right after that.
+
+    `replayed` says that its idempotency key had been answered before. `receipt_id` is None for what was free.
+    """
+
+    job: Job
+    image: JobImage
+    price_version: str
+    detections: Detections
+    result_id: str
+    receipt_id: str | None
+    amount_mt: int
+    balance: Balance
+    replayed: bool
+
+
+def detect(
+    app: Application,
+    caller: Caller,
+    data: bytes,
+    *,
+    name: str,
+    model: str,
+    img_size: int,
+    key: str | None = None,
+    request: Mapping[str, Any] | None = None,
+    stages: Stages,
+) -> Detected:
+    """Run one picture and wait for it. `key` is an idempotency key and `request` what it stands for.
+
+    Raises what `quote_batch` and `submit_quote` raise, `KeyModelNotAllowedError`, subclasses of `ImageRefusedError`,
+    `EngineBusyError` or `EngineStoppedError` before anything is held, and `InferenceError` after it was given back.
+    """
+    require_role(caller, "member")
+    require_model(caller, model)
+    if img_size not in IMG_SIZES_PX:
+        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+    version = app.registry.resolve(model)
+    limits = app.settings
+    with _IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):
+        with stages.measure("decode"):
+            decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
+            image = PreparedImage(name[:200], hash_bytes(data), decoded.sha256, decoded.height, decoded.width)
+        for _attempt in range(ATTEMPTS_MAX):
+            _require_room(app)
+            with stages.measure("hold"):
+                started = _start(app, caller, image, version, img_size, key, request or {})
+            if not isinstance(started, _Started):
+                return _wait_for_answer(app, caller, started)
+            outcome = _carry_out(app, started, data, decoded, stages)
+            if outcome is not None:
+                return outcome
+    raise InferenceError("The run that was to pay for the same picture failed. Nothing was taken: try again.")
+
+
+def find_answered(app: Application, caller: Caller, key: str, request: Mapping[str, Any]) -> Detected | None:
+    """What was answered to an idempotency key before, waiting for it if it is under way; None for a new key.
+
+    Raises `IdempotencyConflictError`, or the failure that was answered.
+    """
+    with app.db.read() as session:
+        answer = find_answer(session, caller.account_id, RUN, key, request)
+        if answer is None or _is_undone(jobs.list_images(session, answer["job_id"])[0]):
+            return None
+    return _wait_for_answer(app, caller, answer)
+
+
+def _wait_for_answer(app: Application, caller: Caller, answer: Mapping[str, Any]) -> Detected:
+    """The answer of a run that another request carries out, or did."""
+    balance = Balance(answer["posted_mt"], answer["held_mt"]) if "posted_mt" in answer else None
+    deadline = time.monotonic() + app.settings.image_timeout_s
+    while True:
+        with app.db.read() as session:
+            job = jobs.get_job(session, caller.account_id, answer["job_id"])
+            image = jobs.list_images(session, job.id)[0]
+            if image.status not in jobs.OPEN_IMAGE:
+                return _read_answer(session, job, image, None, replayed=True, balance=balance)
+        if time.monotonic() > deadline:
+            raise EngineBusyError("This request is still being carried out: send it again with the same key.")
+        time.sleep(DUPLICATE_POLL_S)
+
+
+def _require_room(app: Application) -> None:
+    if app.hands.runner is None:
+        raise EngineStoppedError("The service is restarting: send it again in a minute. Nothing was taken.")
+    if app.engine.queue_depth >= app.settings.engine_queue_max:
+        raise EngineBusyError("The service is busy: send it again in a few seconds. Nothing was taken.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A run of one picture that this request carries out; `balance` when it was free from the beginning."""
+
+    job: Job
+    image: JobImage
+    balance: Balance | None
+
+
+def _start(
+    app: Application,
+    caller: Caller,
+    image: PreparedImage,
+    version: ModelVersion,
+    img_size: int,
+    key: str | None,
+    request: Mapping[str, Any],
+) -> _Started | Mapping[str, Any]:
+    """Claim the key, quote, hold and store the run in one transaction; or the answer that the key has already."""
+    with app.db.write() as session:
+        if key is not None:
+            earlier = _claim(session, caller, key, request)
+            if earlier is not None:
+                return earlier
+        quote = store_quote(app, session, caller.account_id, [image], version=version, img_size=img_size)
+        job = Job(
+            account_id=caller.account_id,
+            quote_id=quote.id,
+            actor=caller.id,
+            model=quote.model,
+            model_version=quote.model_version,
+            img_size=img_size,
+            status="running",
+            runner=app.hands.runner,
+            lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
+        )
+        session.add(job)
+        session.flush()
+        line = quote_lines(quote)[0]
+        if quote.total_mt:
+            lock_account(session, caller.account_id)
+            require_affordable(app, session, caller.account_id, [line])
+        row = hold_image(app, session, caller, job.id, 0, line, budget_id=budget_of(caller))
+        row.status, row.started_at = "running", utcnow()
+        session.add(row)
+        session.flush()
+        balance = None
+        if line.free_reason is not None:
+            answer_free(session, job, row)
+            balance = ledger.get_balance(session, caller.account_id)
+        if key is not None:
+            answer: dict[str, Any] = {"job_id": job.id}
+            if balance is not None:
+                answer |= {"posted_mt": balance.posted_mt, "held_mt": balance.held_mt}
+            complete_idempotent(session, caller.account_id, RUN, key, answer)
+        return _Started(job, row, balance)
+
+
+def _claim(session: Session, caller: Caller, key: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """None: the key is this request's to answer. Else the answer that it has."""
+    answer = begin_idempotent(session, caller.account_id, RUN, key, request)
+    if answer is None:
+        return None
+    # Of two that find the first attempt undone, one runs it again and the other finds that.
+    lock_account(session, caller.account_id)
+    answer = find_answer(session, caller.account_id, RUN, key, request)
+    assert answer is not None
+    return None if _is_undone(jobs.list_images(session, answer["job_id"])[0]) else answer
+
+
+def _is_undone(image: JobImage) -> bool:
+    """Whether an attempt took nothing and says nothing of the picture, so that its key may run again."""
+    return image.status in _NOT_DONE or image.error_code in _NOT_DONE_CODES
+
+
+def _carry_out(
+    app: Application, started: _Started, data: bytes, decoded: DecodedImage, stages: Stages
+) -> Detected | None:
+    """The answer; None when another run was to pay for the same picture and failed."""
+    job, image = started.job, started.image
+    charge = None
+    if started.balance is None:
+        with app.hands.carry(image.id):
+            if image.hold_id is None:
+                _wait_for_payer(app, job, image)
+                run_image(app, job, image)
+            else:
+                _store_picture(app, job, image, data)
+                charge = run_image(app, job, image, decoded=decoded, stages=stages)
+    with app.db.read() as session:
+        image = session.get_one(JobImage, image.id)
+        if image.error_code == FIRST_ATTEMPT_FAILED:
+            return None
+        return _read_answer(session, job, image, charge, replayed=False, balance=started.balance)
+
+
+def _store_picture(app: Application, job: Job, image: JobImage, data: bytes) -> None:
+    # After the hold, so that what cannot be paid leaves nothing behind; before the charge, which shows the picture.
+    try:
+        app.blobs.put(job.account_id, data)
+    except OSError as error:
+        with app.db.write() as session:
+            give_back(session, job, image, "failed", "internal", actor=ledger.SYSTEM)
+        raise InferenceError("The picture could not be stored. Nothing was taken: try again.") from error
+
+
+def _wait_for_payer(app: Application, job: Job, image: JobImage) -> None:
+    deadline = time.monotonic() + app.settings.image_timeout_s
+    while time.monotonic() < deadline:
+        with app.db.read() as session:
+            if not jobs.is_paid_for_elsewhere(session, job.account_id, image.charge_key):
+                return
+        time.sleep(DUPLICATE_POLL_S)
+
+
+def _read_answer(
+    session: Session,
+    job: Job,
+    image: JobImage,
+    charge: Charge | None,
+    *,
+    replayed: bool,
+    balance: Balance | None = None,
+) -> Detected:
+    """The stored outcome of a run of one picture. Raises the failure that it ended in."""
+    if image.status not in ("charged", "free"):
+        raise _failure(image)
+    result = jobs.get_result(session, job.account_id, image.charge_key)
+    assert result is not None, "charged or free means that the result is stored"
+    receipt_id = charge.receipt_id if charge is not None else None
+    balance = charge.balance if charge is not None else balance
+    if image.status == "charged" and charge is None:
+        assert image.hold_id is not None
+        receipt = receipts.find_receipt(session, job.account_id, image.hold_id)
+        receipt_id = receipt.id if receipt is not None else None
+        entry = next(one for one in ledger.list_hold_entries(session, image.hold_id) if one.kind == "capture")
+        balance = Balance(entry.posted_after_mt, entry.held_after_mt)
+    return Detected(
+        job=job,
+        image=image,
+        price_version=session.get_one(Quote, job.quote_id).price_version,
+        detections=Detections.from_json(result.detections),
+        result_id=result.id,
+        receipt_id=receipt_id,
+        amount_mt=image.amount_mt if image.status == "charged" else 0,
+        balance=balance or ledger.get_balance(session, job.account_id),
+        replayed=replayed,
+    )
+
+
+def _failure(image: JobImage) -> VisionMeterError:
+    if image.error_code == EngineBusyError.code:
+        return EngineBusyError("The service is busy: send it again in a few seconds. Nothing was taken.")
+    if image.status in _NOT_DONE or image.error_code == EngineStoppedError.code:
+        return EngineStoppedError("The service was restarted meanwhile: send it again. Nothing was taken.")
+    return InferenceError("The model failed on this image. Nothing was taken: try again with a new idempotency key.")
