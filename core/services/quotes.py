@@ -170,6 +170,7 @@ def store_quote(
         expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
     )
     session.add(quote)
+    session.flush()
     return quote
 
 
