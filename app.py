@@ -56,7 +56,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
         runner.stop()
         vision_meter.engine.stop()
         application.set_current(None)
-        vision_meter.db.close()
+        vision_meter.close()
 
 
 app = st.App(

@@ -112,7 +112,7 @@ def size_gib(db: Database) -> float:
 def open_ledger(url: str, entries: int) -> Ledger:
     """A built ledger, seen by an operator who owns the account that did most of its work."""
     db = Database(url)
-    app = Application(Settings(_env_file=None), db, SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
+    app = Application(Settings(_env_file=None), db, *(SimpleNamespace() for _part in range(5)))
     with db.read() as session:
         user = session.exec(select(User).where(User.email == "0@bench.example")).one()
     user.is_operator = True

@@ -83,6 +83,11 @@ def request_facts(facts: Mapping[str, Any]) -> Iterator[None]:
         _facts.reset(token)
 
 
+def current_request_id() -> str | None:
+    """The id of the request that this code runs for, if it runs for one."""
+    return (_facts.get() or {}).get("request_id")
+
+
 # What is removed -----------------------------------------------------------------------------------
 
 # A field or a header of one of these names is removed whatever its value.
@@ -92,10 +97,12 @@ SECRET_NAMES = frozenset(
 _BASE64 = r"A-Za-z0-9+/=_%\\-"
 # The first two shorten a text of any size in one pass; the others see at most TEXT_CHARS_MAX characters.
 _LONG = (
-    re.compile(rf"(?:data:[\w/.+-]{{0,100}};base64,[{_BASE64}]*|[{_BASE64}]{{201,}})"),
+    re.compile(rf"(?:data:[\w/.+-]{{0,100}};base64,[{_BASE64}]*|(?<![{_BASE64}])[{_BASE64}]{{201,}})"),
     # The same in lines of 76 characters, as `base64.encodebytes` and mail write it.
-    re.compile(r"(?:[A-Za-z0-9+/=_-]{50,}\r?\n[ \t]*){3,}[A-Za-z0-9+/=_-]*"),
+    re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/=_-]{50,}\r?\n[ \t]*){3,}[A-Za-z0-9+/=_-]*"),
 )
+# A short word, as most fields are; only the two prefixes could make one a secret.
+_WORD = re.compile(r"(?!.*(?:vm_|whsec_))[\w./-]{0,42}")
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
@@ -138,6 +145,8 @@ def scrub(value: Any, depth: int = 0) -> Any:
 
 def scrub_text(text: str) -> str:
     """A text without keys, e-mails, cookies, secrets, bytes and base64; cut where it gets longer than is useful."""
+    if len(text) <= 42 and _WORD.fullmatch(text):
+        return text
     for pattern in _LONG:
         text = pattern.sub(REMOVED, text)
     if len(text) > TEXT_CHARS_MAX:

@@ -235,7 +235,7 @@ def open_app(tmp_path: Path, weights_dir: Path, engine: Engine) -> Iterator[Open
 
     yield open_one
     for app in opened:
-        app.db.close()
+        app.close()
 
 
 @pytest.fixture

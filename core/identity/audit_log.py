@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session, col, select
-from structlog.contextvars import get_contextvars
 
 from core.identity.tables import AuditEvent
+from core.logs import current_request_id
 
 
 def record_event(
@@ -33,7 +33,7 @@ def record_event(
             action=action,
             subject=subject,
             details=dict(details or {}),
-            request_id=get_contextvars().get("request_id"),
+            request_id=current_request_id(),
         )
     )
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from core.config import Settings
 from core.db import Database
 from core.errors import VisionMeterError
+from core.fetch.fetch import Fetcher
 from core.jobs.blobs import BlobStore
 from core.jobs.hands import Hands
 from core.pricing.book import adopt_book, read_book
+from core.rates import RateLimiter, default_plan
+from core.redis_link import RedisLink
 
 # torch takes seconds to import: a command that only reads the database does without.
 if TYPE_CHECKING:
@@ -30,7 +33,16 @@ class Application:
     registry: Registry
     engine: Engine
     blobs: BlobStore
+    fetcher: Fetcher
+    rates: RateLimiter
+    redis: RedisLink | None = None
     hands: Hands = field(default_factory=Hands)
+
+    def close(self) -> None:
+        """Close the connections to the database and to Redis."""
+        if self.redis is not None:
+            self.redis.close()
+        self.db.close()
 
 
 def open_application(settings: Settings) -> Application:
@@ -55,7 +67,21 @@ def open_application(settings: Settings) -> Application:
         queue_max=settings.engine_queue_max,
         models_loaded_max=settings.models_loaded_max,
     )
-    return Application(settings, db, registry, engine, BlobStore(settings.data_dir / "images"))
+    redis = RedisLink(settings.redis_url) if settings.redis_url else None
+    return Application(
+        settings=settings,
+        db=db,
+        registry=registry,
+        engine=engine,
+        blobs=BlobStore(settings.data_dir / "images"),
+        fetcher=Fetcher(
+            allowed_hosts=settings.fetch_allowed_hosts,
+            timeout_s=settings.fetch_timeout_s,
+            redirects_max=settings.fetch_redirects_max,
+        ),
+        rates=RateLimiter(default_plan(settings), redis),
+        redis=redis,
+    )
 
 
 def warm_models(app: Application) -> None:

@@ -81,7 +81,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     db.migrate()
     with db.write() as session:
         ledger.open_account(session, "Ann").id = "acct"
-    yield Application(Settings(_env_file=None), db, SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
+    yield Application(Settings(_env_file=None), db, *(SimpleNamespace() for _part in range(5)))
     db.close()
 
 

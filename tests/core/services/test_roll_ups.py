@@ -117,7 +117,7 @@ def test_a_statement_is_the_same_before_and_after(db: Database) -> None:
         at += timedelta(seconds=draw.randint(1, 40_000))
         changes.append((at, "capture", -draw.randint(1, 999), "job"))
     book(db, account_id, changes)
-    app = Application(Settings(_env_file=None), db, None, None, None)  # statements read the database only
+    app = Application(Settings(_env_file=None), db, None, None, None, None, None)  # statements read the database only
     made = []
     for steps in (0, 30, 81):
         with db.write() as session:
