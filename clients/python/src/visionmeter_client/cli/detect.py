@@ -1,0 +1,183 @@
+"""`visionmeter detect`: images of a folder or of the web through one job, with the price before and the boxes after."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from visionmeter_client.answers import Job, JobImage, Quote
+from visionmeter_client.cli.account import plain_table
+from visionmeter_client.cli.session import (
+    INTERRUPTED,
+    SOME_FAILED,
+    AllowHttpOption,
+    HostOption,
+    KeyOption,
+    fail,
+    open_client,
+)
+from visionmeter_client.client import VisionMeter
+from visionmeter_client.errors import VisionMeterError
+
+SUCCEEDED = ("charged", "free")
+
+
+class Format(StrEnum):
+    """A format for other programs."""
+
+    JSON = "json"
+    CSV = "csv"
+    COCO = "coco"
+    YOLO = "yolo"
+
+
+def detect(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, or http(s) addresses.")],
+    model: Annotated[str | None, typer.Option(help="The model; `visionmeter models` lists them.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Longer side of what the model sees, in pixels.")] = None,
+    confidence: Annotated[float | None, typer.Option(min=0, max=1, help="The least confidence to tell of.")] = None,
+    classes: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only objects of these names.")] = None,
+    quote: Annotated[bool, typer.Option("--quote", help="Show the exact price first, and ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each image with its boxes there, as PNG.")
+    ] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="Print the results in this format, and nothing else.")
+    ] = None,
+    host: HostOption = None,
+    key: KeyOption = None,
+    allow_http: AllowHttpOption = False,
+) -> None:
+    """Find objects in images. Without --quote it runs at once; what is taken is told afterwards.
+
+    With --quote and nobody to ask (no terminal, no --yes) it shows the price and runs nothing.
+    """
+    _check_files(images)
+    # Where the results are for a program, everything else goes to the error stream.
+    console = Console(stderr=file_format is not None, highlight=False, markup=False)
+    with open_client(host, key, allow_http) as client:
+        wanted = classes.split(",") if classes else None
+        offer = None
+        if quote:
+            offer = client.quote(images, model=model, img_size=img_size, confidence=confidence, classes=wanted)
+            _print_quote(console, offer)
+            if not yes and not _is_agreed(console):
+                return
+        if offer is None:
+            job = client.create_job(images, model=model, img_size=img_size, confidence=confidence, classes=wanted)
+        else:
+            job = client.create_job(quote=offer)
+        job = _follow(client, job)
+        if output is not None:
+            _write_annotated(client, job, output)
+        if file_format is not None:
+            sys.stdout.buffer.write(client.export(job.id, file_format))
+            sys.stdout.buffer.flush()
+    _print_outcome(console, job, with_lines=file_format is None)
+    if any(image.status not in SUCCEEDED for image in job.results or ()):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _check_files(images: Sequence[str]) -> None:
+    for image in images:
+        if not image.lower().startswith(("http://", "https://")) and not Path(image).is_file():
+            fail(f"There is no file {image}.")
+
+
+def _print_quote(console: Console, offer: Quote) -> None:
+    table = plain_table(
+        "image", "pixels", "network input", "list", "tokens", "", right={"pixels", "network input", "list", "tokens"}
+    )
+    for image in offer.images:
+        table.add_row(
+            image.name or "",
+            f"{image.width}×{image.height}",
+            f"{image.input_width}×{image.input_height}",
+            f"{image.list_tokens:.3f}",
+            f"{image.tokens:.3f}",
+            f"free ({image.free_reason})" if image.free_reason else "",
+        )
+    console.print(table)
+    discount = f", {offer.discount_percent} % off" if offer.discount_percent else ""
+    console.print(
+        f"{_count(len(offer.images), 'image')} with {offer.model} at {offer.img_size}: at most "
+        f"{offer.tokens:.3f} tokens{discount} (price version {offer.price_version})."
+    )
+
+
+def _is_agreed(console: Console) -> bool:
+    if not sys.stdin.isatty():
+        console.print("Nothing was run: there is no terminal to ask on. Add --yes to run it.")
+        return False
+    agreed = typer.confirm("Run it?", err=True)
+    if not agreed:
+        console.print("Nothing was run.")
+    return agreed
+
+
+def _follow(client: VisionMeter, job: Job) -> Job:
+    """Wait for the job with a progress bar where somebody sees it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("images", total=job.images.total)
+            return client.wait(job.id, progress=lambda state: bar.update(task, completed=state.images.done))
+    except KeyboardInterrupt:
+        stopped = client.cancel(job.id)
+        typer.echo(
+            f"Stopped: {stopped.images.cancelled} of {_count(stopped.images.total, 'image')} were not run and are "
+            f"given back. Job {job.id}.",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    except VisionMeterError:
+        typer.echo(f"The job {job.id} goes on by itself.", err=True)
+        raise
+
+
+def _write_annotated(client: VisionMeter, job: Job, folder: Path) -> None:
+    written: Counter[str] = Counter()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for image in job.results or ():
+            if image.id is not None and image.status in SUCCEEDED:
+                # Never the name of an original; images of the same name get a number.
+                stem = f"{Path(image.name or 'image').stem}.detected"
+                written[stem] += 1
+                number = f".{written[stem]}" if written[stem] > 1 else ""
+                (folder / f"{stem}{number}.png").write_bytes(client.annotated_result(image.id))
+    except OSError as error:
+        fail(f"{folder} cannot be written: {error.strerror}. The job {job.id} is done and paid.")
+
+
+def _print_outcome(console: Console, job: Job, *, with_lines: bool) -> None:
+    for image in job.results or ():
+        if with_lines or image.status not in SUCCEEDED:
+            console.print(_line(image), soft_wrap=True)
+    left = f", {job.usage.remaining_tokens:.3f} left" if job.usage.remaining_tokens is not None else ""
+    console.print(
+        f"{_count(job.images.total, 'image')}: {job.usage.tokens:.3f} tokens taken{left}. Job {job.id}.", soft_wrap=True
+    )
+
+
+def _line(image: JobImage) -> str:
+    if image.status not in SUCCEEDED:
+        return f"{image.name}: {image.status}{f' ({image.error})' if image.error else ''}, nothing taken"
+    found = Counter(one.name for one in image.predictions or ())
+    named = ", ".join(f"{number} {name}" for name, number in found.most_common())
+    price = "free" if image.status == "free" or image.usage is None else f"{image.usage.tokens:.3f} tokens"
+    return f"{image.name}: {named or 'nothing found'} ({price})"
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number:,} {one if number == 1 else one + 's'}"
