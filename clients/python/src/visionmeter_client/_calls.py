@@ -89,14 +89,15 @@ def job(job_id: str) -> Request[Job]:
     return Request("GET", f"/jobs/{_segment(job_id)}", reader(Job))
 
 
-def job_results(job_id: str) -> Request[Job]:
+def job_results(job_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[Job]:
     """A job with what was found."""
-    return Request("GET", f"/jobs/{_segment(job_id)}/results", reader(Job))
+    return Request("GET", f"/jobs/{_segment(job_id)}/results", reader(Job), query=_filters(confidence, classes))
 
 
-def export(job_id: str, file_format: str) -> Request[bytes]:
+def export(job_id: str, file_format: str, confidence: float | None, classes: Sequence[str] | None) -> Request[bytes]:
     """What was found, in a format for other programs."""
-    return Request("GET", f"/jobs/{_segment(job_id)}/results", _content, query={"format": file_format})
+    query = {"format": file_format, **_filters(confidence, classes)}
+    return Request("GET", f"/jobs/{_segment(job_id)}/results", _content, query=query)
 
 
 def cancel(job_id: str) -> Request[Job]:
@@ -111,19 +112,15 @@ def events(job_id: str) -> Request[None]:
     )
 
 
-def result(
-    result_id: str, confidence: float | None = None, classes: Sequence[str] | None = None
-) -> Request[DetectionResult]:
+def result(result_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[DetectionResult]:
     """A stored result, free."""
-    query = _as_text(parameters(None, None, confidence, classes))
+    query = _filters(confidence, classes)
     return Request("GET", f"/results/{_segment(result_id)}", reader(DetectionResult), query=query)
 
 
-def annotated_result(
-    result_id: str, confidence: float | None = None, classes: Sequence[str] | None = None
-) -> Request[bytes]:
+def annotated_result(result_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[bytes]:
     """A stored result drawn on its image, free."""
-    query = {"annotated": "png", **_as_text(parameters(None, None, confidence, classes))}
+    query = {"annotated": "png", **_filters(confidence, classes)}
     return Request("GET", f"/results/{_segment(result_id)}", _content, query=query)
 
 
@@ -164,6 +161,10 @@ def _many_images(images: Sequence[SentImage], wanted: Parameters) -> dict[str, A
 def _as_text(wanted: Parameters) -> dict[str, str]:
     """Parameters for a form or a query."""
     return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in wanted.items()}
+
+
+def _filters(confidence: float | None, classes: Sequence[str] | None) -> dict[str, str]:
+    return _as_text(parameters(None, None, confidence, classes))
 
 
 def _segment(identifier: str) -> str:

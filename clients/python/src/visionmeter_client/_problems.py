@@ -56,7 +56,7 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
 
 
 def _describe(response: httpx.Response) -> str:
-    if response.is_redirect:
+    if response.has_redirect_location:
         # The key would travel along, so redirects are not followed.
         return f"The server sends this request on to {response.headers['Location']}: give its real address as the host."
     return f"The server answered {response.status_code} {response.reason_phrase}".strip() + "."

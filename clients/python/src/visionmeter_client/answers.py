@@ -67,6 +67,7 @@ class DetectionResult:
     image: Image | None = None
     job_id: str | None = None
     usage: Usage | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Quote:
     expires_at: datetime
     images: tuple[QuotedImage, ...]
     model_version: str | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +208,11 @@ class DayUsage:
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """What was used in `start` ≤ t < `end`."""
+    """What was used in `start` ≤ t < `end`; days are those of `time_zone`."""
 
     totals: UsageTotals
     days: tuple[DayUsage, ...]
+    time_zone: str | None = None
     start: datetime | None = None
     end: datetime | None = None
 

@@ -127,7 +127,7 @@ class AsyncVisionMeter:
             classes=classes,
             idempotency_key=idempotency_key,
         )
-        return await self.wait(job.id, progress=progress)
+        return await self.wait(job.id, progress=progress, confidence=confidence, classes=classes)
 
     async def create_job(
         self,
@@ -157,14 +157,21 @@ class AsyncVisionMeter:
         """How far a job is."""
         return await self._send(calls.job(job_id))
 
-    async def wait(self, job_id: str, *, progress: Progress | None = None) -> Job:
-        """Wait until a job has finished, and give it with its results."""
+    async def wait(
+        self,
+        job_id: str,
+        *,
+        progress: Progress | None = None,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Job:
+        """Wait until a job has finished, and give it with its results, those of a confidence and of some classes."""
         async for job in self.iter_events(job_id):
             if progress is not None:
                 told = progress(job)
                 if told is not None:
                     await told
-        return await self._send(calls.job_results(job_id))
+        return await self._send(calls.job_results(job_id, confidence, classes))
 
     async def cancel(self, job_id: str) -> Job:
         """Stop what has not started and give its tokens back."""
@@ -187,9 +194,16 @@ class AsyncVisionMeter:
                 attempt += 1
                 await anyio.sleep(pause_before_retry_s(error, attempt, self._retries_max))
 
-    async def export(self, job_id: str, file_format: str) -> bytes:
+    async def export(
+        self,
+        job_id: str,
+        file_format: str,
+        *,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> bytes:
         """A job's results as a file: `json`, `csv`, `coco` or `yolo`."""
-        return await self._send(calls.export(job_id, file_format))
+        return await self._send(calls.export(job_id, file_format, confidence, classes))
 
     async def result(
         self, result_id: str, *, confidence: float | None = None, classes: Sequence[str] | None = None

@@ -129,7 +129,7 @@ class VisionMeter:
             classes=classes,
             idempotency_key=idempotency_key,
         )
-        return self.wait(job.id, progress=progress)
+        return self.wait(job.id, progress=progress, confidence=confidence, classes=classes)
 
     def create_job(
         self,
@@ -158,12 +158,19 @@ class VisionMeter:
         """How far a job is."""
         return self._send(calls.job(job_id))
 
-    def wait(self, job_id: str, *, progress: Progress | None = None) -> Job:
-        """Wait until a job has finished, and give it with its results."""
+    def wait(
+        self,
+        job_id: str,
+        *,
+        progress: Progress | None = None,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> Job:
+        """Wait until a job has finished, and give it with its results, those of a confidence and of some classes."""
         for job in self.iter_events(job_id):
             if progress is not None:
                 progress(job)
-        return self._send(calls.job_results(job_id))
+        return self._send(calls.job_results(job_id, confidence, classes))
 
     def cancel(self, job_id: str) -> Job:
         """Stop what has not started and give its tokens back."""
@@ -185,9 +192,16 @@ class VisionMeter:
                 attempt += 1
                 time.sleep(pause_before_retry_s(error, attempt, self._retries_max))
 
-    def export(self, job_id: str, file_format: str) -> bytes:
+    def export(
+        self,
+        job_id: str,
+        file_format: str,
+        *,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> bytes:
         """A job's results as a file: `json`, `csv`, `coco` or `yolo`."""
-        return self._send(calls.export(job_id, file_format))
+        return self._send(calls.export(job_id, file_format, confidence, classes))
 
     def result(
         self, result_id: str, *, confidence: float | None = None, classes: Sequence[str] | None = None

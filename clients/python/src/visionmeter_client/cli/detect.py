@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -28,6 +28,13 @@ from visionmeter_client.client import VisionMeter
 from visionmeter_client.errors import VisionMeterError
 
 SUCCEEDED = ("charged", "free")
+
+
+class Shown(TypedDict):
+    """Which of what was found is told and drawn; changes no price."""
+
+    confidence: float | None
+    classes: list[str] | None
 
 
 class Format(StrEnum):
@@ -64,24 +71,21 @@ def detect(
     _check_files(images)
     # Where the results are for a program, everything else goes to the error stream.
     console = Console(stderr=file_format is not None, highlight=False, markup=False)
+    shown = Shown(confidence=confidence, classes=classes.split(",") if classes else None)
     with open_client(host, key, allow_http) as client:
-        wanted = classes.split(",") if classes else None
-        offer = None
         if quote:
-            offer = client.quote(images, model=model, img_size=img_size, confidence=confidence, classes=wanted)
+            offer = client.quote(images, model=model, img_size=img_size, **shown)
             _print_quote(console, offer)
             if not yes and not _is_agreed(console):
                 return
-        if offer is None:
-            job = client.create_job(images, model=model, img_size=img_size, confidence=confidence, classes=wanted)
-        else:
             job = client.create_job(quote=offer)
-        job = _follow(client, job)
+        else:
+            job = client.create_job(images, model=model, img_size=img_size, **shown)
+        job = _follow(client, job, shown)
         if output is not None:
-            _write_annotated(client, job, output)
+            _write_annotated(client, job, output, shown)
         if file_format is not None:
-            sys.stdout.buffer.write(client.export(job.id, file_format))
-            sys.stdout.buffer.flush()
+            typer.echo(client.export(job.id, file_format, **shown), nl=False)
     _print_outcome(console, job, with_lines=file_format is None)
     if any(image.status not in SUCCEEDED for image in job.results or ()):
         raise typer.Exit(SOME_FAILED)
@@ -124,14 +128,14 @@ def _is_agreed(console: Console) -> bool:
     return agreed
 
 
-def _follow(client: VisionMeter, job: Job) -> Job:
+def _follow(client: VisionMeter, job: Job, shown: Shown) -> Job:
     """Wait for the job with a progress bar where somebody sees it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("images", total=job.images.total)
-            return client.wait(job.id, progress=lambda state: bar.update(task, completed=state.images.done))
+            return client.wait(job.id, progress=lambda state: bar.update(task, completed=state.images.done), **shown)
     except KeyboardInterrupt:
         stopped = client.cancel(job.id)
         typer.echo(
@@ -145,7 +149,7 @@ def _follow(client: VisionMeter, job: Job) -> Job:
         raise
 
 
-def _write_annotated(client: VisionMeter, job: Job, folder: Path) -> None:
+def _write_annotated(client: VisionMeter, job: Job, folder: Path, shown: Shown) -> None:
     written: Counter[str] = Counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +159,7 @@ def _write_annotated(client: VisionMeter, job: Job, folder: Path) -> None:
                 stem = f"{Path(image.name or 'image').stem}.detected"
                 written[stem] += 1
                 number = f".{written[stem]}" if written[stem] > 1 else ""
-                (folder / f"{stem}{number}.png").write_bytes(client.annotated_result(image.id))
+                (folder / f"{stem}{number}.png").write_bytes(client.annotated_result(image.id, **shown))
     except OSError as error:
         fail(f"{folder} cannot be written: {error.strerror}. The job {job.id} is done and paid.")
 
