@@ -94,10 +94,10 @@ def current_request_id() -> str | None:
 SECRET_NAMES = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "password", "secret", "email"}
 )
-_BASE64 = r"A-Za-z0-9+/=_%\\-"
+_BASE64 = r"A-Za-z0-9+/_%\\-"
 # The first two shorten a text of any size in one pass; the others see at most TEXT_CHARS_MAX characters.
 _LONG = (
-    re.compile(rf"(?:data:[\w/.+-]{{0,100}};base64,[{_BASE64}]*|(?<![{_BASE64}])[{_BASE64}]{{201,}})"),
+    re.compile(rf"(?:data:[\w/.+-]{{0,100}};base64,[{_BASE64}]*|(?<![{_BASE64}])[{_BASE64}]{{201,}})={{0,2}}"),
     # The same in lines of 76 characters, as `base64.encodebytes` and mail write it.
     re.compile(r"(?<![A-Za-z0-9+/=_-])(?:[A-Za-z0-9+/=_-]{50,}\r?\n[ \t]*){3,}[A-Za-z0-9+/=_-]*"),
 )
@@ -182,7 +182,8 @@ def _add_facts(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDi
 
 
 def _scrub_line(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    line.pop("color_message", None)  # uvicorn's own copy of the event
+    for copy in ("message", "asctime", "color_message"):  # left by other handlers, and by uvicorn
+        line.pop(copy, None)
     clean: EventDict = scrub(line)
     return clean
 

@@ -61,9 +61,10 @@ router = APIRouter()
 
 
 class RedisState(NamedTuple):
-    """Whether Redis answers now, and how often something went on without it."""
+    """Whether Redis is asked now, how often it did not serve, and how many decisions were made without it."""
 
     up: bool
+    failures: int
     fallbacks: int
 
 
@@ -139,7 +140,10 @@ class _Gauges(Collector):
             redis = _redis_probe()
             yield GaugeMetricFamily("visionmeter_redis_up", "Whether Redis answers.", value=int(redis.up))
             yield CounterMetricFamily(
-                "visionmeter_redis_fallbacks", "How often something went on without Redis.", value=redis.fallbacks
+                "visionmeter_redis_failures", "Calls and probes that Redis did not serve.", value=redis.failures
+            )
+            yield CounterMetricFamily(
+                "visionmeter_redis_fallbacks", "Decisions made without Redis.", value=redis.fallbacks
             )
         yield from self._collect_application()
 

@@ -61,25 +61,30 @@ def choose_request_id(wanted: str | None) -> str:
 def route_template(scope: Scope) -> str:
     """The path of the route that matched, `/v1/jobs/{job_id}` say, or `other`: never what the caller wrote."""
     route = scope.get("route")
-    template: str | None = getattr(route, "path", None)
-    if template is None or isinstance(route, Mount):
+    below: str | None = getattr(route, "path", None)
+    if below is None or isinstance(route, Mount):
         return metrics.OTHER
-    parameters = _PARAMETER.findall(template)
-    template = _PARAMETER.sub(r"{\1}", template)
+    parameters = _PARAMETER.findall(below)
+    below = _PARAMETER.sub(r"{\1}", below)
     if any(is_path for _name, is_path in parameters):
-        return _own_root(scope) + template
-    # A route knows the path below the routers that include it; what stands before is the start of the path called.
-    called = _path(scope).rstrip("/").split("/")
-    before = called[: max(0, len(called) - template.rstrip("/").count("/"))]
+        before = _own_root(scope).split("/")
+    else:
+        # A route knows the path below the routers that include it; before stands the start of the path called.
+        called = _path(scope).rstrip("/").split("/")
+        before = called[: max(0, len(called) - below.rstrip("/").count("/"))]
     own = {name for name, _is_path in parameters}
     outer = {str(value): name for name, value in scope.get("path_params", {}).items() if name not in own}
-    if not set(outer) <= set(before):
-        return metrics.OTHER
-    return "/".join(f"{{{outer[part]}}}" if part in outer else part for part in before) + template
+    template = "/".join(f"{{{outer[part]}}}" if part in outer else part for part in before) + below
+    # A parameter that is not found may stand there as the caller wrote it; and the portal serves what is no route of
+    # ours below these prefixes.
+    return template if set(outer) <= set(before) and _is_ours(template) else metrics.OTHER
 
 
 def _is_gateway(scope: Scope) -> bool:
-    path = _path(scope)
+    return _is_ours(_path(scope))
+
+
+def _is_ours(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES)
 
 
