@@ -30,28 +30,16 @@ from visionmeter_client import (
 from visionmeter_client._problems import error_of
 from visionmeter_client._reading import load_json, read
 
-from tests.clients.calling import FINISHED
-
-DETECTION = """{
-  "id": "res_1", "job_id": "job_1", "model": "yolov8s-fall", "model_version": "5f6f620d0fa5", "img_size": 640,
-  "image": {"name": "bus.jpg", "width": 810, "height": 1080, "sha256": "ab", "unknown": 1},
-  "predictions": [
-    {"class": 0, "name": "Normal", "confidence": 0.91, "box": {"x1": 1, "y1": 2.5, "x2": 3.0, "y2": 4.0}}
-  ],
-  "usage": {"tokens": 0.1, "remaining_tokens": 20, "held_tokens": 0.0, "cached": false, "receipt_id": null,
-            "times_ms": {"model": 12.5, "total": 20}},
-  "a_field_of_tomorrow": [1, 2, 3]
-}"""
+from tests.clients.calling import DETECTION, FINISHED
 
 
 def test_a_detection_is_typed() -> None:
     """Amounts are exact decimals, boxes are floats, lists are tuples, and what is unknown is left out."""
-    answer = read(DetectionResult, load_json(DETECTION))
+    answer = read(DetectionResult, load_json(json.dumps(DETECTION)))
     (prediction,) = answer.predictions
     assert (prediction.class_id, prediction.name, prediction.confidence) == (0, "Normal", 0.91)
     assert isinstance(prediction.confidence, float)
     assert [type(side) for side in (prediction.box.x1, prediction.box.y1)] == [float, float]
-    assert answer.usage is not None
     assert answer.usage.tokens * 3 == Decimal("0.3")
     assert (answer.usage.remaining_tokens, type(answer.usage.remaining_tokens)) == (Decimal(20), Decimal)
     assert answer.usage.times_ms == {"model": 12.5, "total": 20.0}

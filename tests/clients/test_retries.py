@@ -12,11 +12,10 @@ import pytest
 from visionmeter_client import ApiError, RateLimitedError, UnreachableError
 from visionmeter_client._retry import FIRST_PAUSE_S, PAUSE_S_MAX, pause_before_retry_s
 
-from tests.clients.calling import FINISHED, JOB, KINDS, call
+from tests.clients.calling import DETECTION, FINISHED, JOB, KINDS, call
 
 SPENDING = ["detect", "annotated", "create_job"]
 BALANCE = {"tokens": 20.000, "held_tokens": 0, "remaining_tokens": 19.4, "currency": "CNY", "price_per_token": 0.01}
-DETECTION = {"id": None, "model": "yolov8s-fall", "predictions": []}
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ class Faulty:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.seen.append((request.headers.get("Idempotency-Key"), request.read()))
         if not self.faults:
-            if request.url.params.get("annotated"):
+            if b"annotated" in request.content:
                 return httpx.Response(200, content=b"PNG")
             return httpx.Response(200, json=self.answer)
         fault = self.faults.pop(0)

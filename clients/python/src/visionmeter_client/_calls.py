@@ -20,6 +20,7 @@ from visionmeter_client.answers import (
     Model,
     Quote,
     Receipt,
+    StoredResult,
     UsageReport,
 )
 
@@ -53,9 +54,8 @@ def annotated(image: ImageSource, wanted: Parameters, idempotency_key: str | Non
         "POST",
         "/detect",
         _content,
-        query={"annotated": "png"},
         headers=spending(idempotency_key),
-        **_one_image(open_image(image), wanted),
+        **_one_image(open_image(image), {**wanted, "annotated": "png"}),
     )
 
 
@@ -112,10 +112,10 @@ def events(job_id: str) -> Request[None]:
     )
 
 
-def result(result_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[DetectionResult]:
+def result(result_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[StoredResult]:
     """A stored result, free."""
     query = _filters(confidence, classes)
-    return Request("GET", f"/results/{_segment(result_id)}", reader(DetectionResult), query=query)
+    return Request("GET", f"/results/{_segment(result_id)}", reader(StoredResult), query=query)
 
 
 def annotated_result(result_id: str, confidence: float | None, classes: Sequence[str] | None) -> Request[bytes]:

@@ -35,53 +35,64 @@ class Prediction:
 class Image:
     """The image that was looked at. `sha256` is that of its decoded, upright pixels."""
 
-    name: str | None
+    name: str
     width: int
     height: int
-    sha256: str | None = None
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What one image took, and what is left. `cached` work is free: it was paid before."""
+class ImageUsage:
+    """What one image took. `cached` work is free: it was paid before."""
 
     tokens: Decimal
-    remaining_tokens: Decimal | None = None
-    held_tokens: Decimal | None = None
-    cached: bool = False
-    receipt_id: str | None = None
-    quote_id: str | None = None
-    price_version: str | None = None
-    times_ms: Mapping[str, float] = field(default_factory=dict)
+    cached: bool
+    receipt_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class DetectionResult:
-    """One image's objects. `usage` is there when the image was just run, not when a stored result is read."""
+class Usage(ImageUsage):
+    """The same with the balance right after it, and the milliseconds that each stage took."""
 
-    id: str | None
+    remaining_tokens: Decimal
+    held_tokens: Decimal
+    quote_id: str
+    price_version: str
+    times_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """One image's objects as they are kept under `id`."""
+
+    id: str
+    job_id: str
     model: str
+    model_version: str
+    img_size: int
+    image: Image
     predictions: tuple[Prediction, ...]
-    model_version: str | None = None
-    img_size: int | None = None
-    image: Image | None = None
-    job_id: str | None = None
-    usage: Usage | None = None
-    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionResult(StoredResult):
+    """The same for an image that was just run, with what it took."""
+
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class QuotedImage:
     """One image's price. `free_reason` is `processed` or `duplicate` where nothing is asked."""
 
-    name: str | None
+    name: str
     width: int
     height: int
     input_width: int
     input_height: int
     list_tokens: Decimal
     tokens: Decimal
-    free_reason: str | None = None
+    free_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +105,10 @@ class Quote:
     discount_percent: Decimal
     price_version: str
     model: str
+    model_version: str
     img_size: int
     expires_at: datetime
     images: tuple[QuotedImage, ...]
-    model_version: str | None = None
-    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,55 +117,59 @@ class JobImages:
 
     total: int
     done: int
-    charged: int = 0
-    free: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    interrupted: int = 0
+    charged: int
+    free: int
+    failed: int
+    cancelled: int
+    interrupted: int
 
 
 @dataclass(frozen=True, slots=True)
 class JobUsage:
-    """What a job was quoted, has taken, holds and has given back."""
+    """What a job was quoted, has taken, holds and has given back; and what the account can spend now."""
 
     quoted_tokens: Decimal
     tokens: Decimal
-    held_tokens: Decimal | None = None
-    returned_tokens: Decimal | None = None
-    remaining_tokens: Decimal | None = None
+    held_tokens: Decimal
+    returned_tokens: Decimal
+    remaining_tokens: Decimal
 
 
 @dataclass(frozen=True, slots=True)
 class JobImage:
     """One image of a job: `status` is charged, free, failed, cancelled, interrupted, queued or running.
 
-    `error` is the code of what went wrong with a failed one.
+    `error` is the code of what went wrong with a failed one; `id` is that of its stored result.
     """
 
     position: int
-    name: str | None
+    name: str
     status: str
-    error: str | None = None
-    id: str | None = None
-    predictions: tuple[Prediction, ...] | None = None
-    usage: Usage | None = None
+    error: str | None
+    id: str | None
+    predictions: tuple[Prediction, ...]
+    usage: ImageUsage
+
+    @property
+    def has_succeeded(self) -> bool:
+        return self.status in ("charged", "free")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Images that run together. `results` is there when they were asked for."""
+    """Images that run together. `results` is empty unless they were asked for, as `wait` and `batch` do."""
 
     id: str
     status: str
+    quote_id: str
+    model: str
+    model_version: str
+    img_size: int
+    created_at: datetime
+    finished_at: datetime | None
     images: JobImages
     usage: JobUsage
-    model: str
-    created_at: datetime
-    quote_id: str | None = None
-    model_version: str | None = None
-    img_size: int | None = None
-    finished_at: datetime | None = None
-    results: tuple[JobImage, ...] | None = None
+    results: tuple[JobImage, ...] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -191,9 +205,9 @@ class UsageTotals:
 
     tokens: Decimal
     images: int
-    charged: int = 0
-    free: int = 0
-    failed: int = 0
+    charged: int
+    free: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,20 +215,20 @@ class DayUsage:
     """One model on one day."""
 
     day: date
+    model: str
     tokens: Decimal
     images: int
-    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
     """What was used in `start` ≤ t < `end`; days are those of `time_zone`."""
 
+    start: datetime
+    end: datetime
+    time_zone: str
     totals: UsageTotals
     days: tuple[DayUsage, ...]
-    time_zone: str | None = None
-    start: datetime | None = None
-    end: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +236,8 @@ class Model:
     """A model that can be asked for. `beta` is its rate in the price; `state` says whether it can run."""
 
     name: str
-    title: str | None = None
-    state: str | None = None
-    version: str | None = None
-    beta: Decimal | None = None
-    price_version: str | None = None
+    title: str
+    state: str
+    version: str | None
+    beta: Decimal | None
+    price_version: str

@@ -18,7 +18,7 @@ from visionmeter_client._images import ImageSource
 from visionmeter_client._problems import error_of, unreachable
 from visionmeter_client._request import Request
 from visionmeter_client._retry import pause_before_retry_s
-from visionmeter_client.answers import Balance, DetectionResult, Job, Model, Quote, Receipt, UsageReport
+from visionmeter_client.answers import Balance, DetectionResult, Job, Model, Quote, Receipt, StoredResult, UsageReport
 from visionmeter_client.errors import ApiError, UnreachableError
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class VisionMeter:
 
     def result(
         self, result_id: str, *, confidence: float | None = None, classes: Sequence[str] | None = None
-    ) -> DetectionResult:
+    ) -> StoredResult:
         """A stored result, free, also at another confidence."""
         return self._send(calls.result(result_id, confidence, classes))
 

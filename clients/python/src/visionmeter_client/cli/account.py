@@ -38,7 +38,7 @@ def models(
         return
     table = plain_table("model", "β", "state", "version", right={"β"})
     for model in answer:
-        table.add_row(model.name, "" if model.beta is None else str(model.beta), model.state or "", model.version or "")
+        table.add_row(model.name, "" if model.beta is None else str(model.beta), model.state, model.version or "")
     Console(highlight=False, markup=False).print(table)
 
 
@@ -59,7 +59,7 @@ def usage(
     table = plain_table("day", "model", "images", "tokens", right={"images", "tokens"})
     for day in answer.days:
         if day.images:
-            table.add_row(day.day.isoformat(), day.model or "", str(day.images), f"{day.tokens:.3f}")
+            table.add_row(day.day.isoformat(), day.model, str(day.images), f"{day.tokens:.3f}")
     table.add_row("together", "", str(answer.totals.images), f"{answer.totals.tokens:.3f}")
     Console(highlight=False, markup=False).print(table)
 

@@ -27,8 +27,6 @@ from visionmeter_client.cli.session import (
 from visionmeter_client.client import VisionMeter
 from visionmeter_client.errors import VisionMeterError
 
-SUCCEEDED = ("charged", "free")
-
 
 class Shown(TypedDict):
     """Which of what was found is told and drawn; changes no price."""
@@ -87,7 +85,7 @@ def detect(
         if file_format is not None:
             typer.echo(client.export(job.id, file_format, **shown), nl=False)
     _print_outcome(console, job, with_lines=file_format is None)
-    if any(image.status not in SUCCEEDED for image in job.results or ()):
+    if any(not image.has_succeeded for image in job.results):
         raise typer.Exit(SOME_FAILED)
 
 
@@ -103,7 +101,7 @@ def _print_quote(console: Console, offer: Quote) -> None:
     )
     for image in offer.images:
         table.add_row(
-            image.name or "",
+            image.name,
             f"{image.width}×{image.height}",
             f"{image.input_width}×{image.input_height}",
             f"{image.list_tokens:.3f}",
@@ -153,10 +151,10 @@ def _write_annotated(client: VisionMeter, job: Job, folder: Path, shown: Shown) 
     written: Counter[str] = Counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for image in job.results or ():
-            if image.id is not None and image.status in SUCCEEDED:
+        for image in job.results:
+            if image.id is not None and image.has_succeeded:
                 # Never the name of an original; images of the same name get a number.
-                stem = f"{Path(image.name or 'image').stem}.detected"
+                stem = f"{Path(image.name).stem}.detected"
                 written[stem] += 1
                 number = f".{written[stem]}" if written[stem] > 1 else ""
                 (folder / f"{stem}{number}.png").write_bytes(client.annotated_result(image.id, **shown))
@@ -165,21 +163,22 @@ def _write_annotated(client: VisionMeter, job: Job, folder: Path, shown: Shown) 
 
 
 def _print_outcome(console: Console, job: Job, *, with_lines: bool) -> None:
-    for image in job.results or ():
-        if with_lines or image.status not in SUCCEEDED:
+    for image in job.results:
+        if with_lines or not image.has_succeeded:
             console.print(_line(image), soft_wrap=True)
-    left = f", {job.usage.remaining_tokens:.3f} left" if job.usage.remaining_tokens is not None else ""
     console.print(
-        f"{_count(job.images.total, 'image')}: {job.usage.tokens:.3f} tokens taken{left}. Job {job.id}.", soft_wrap=True
+        f"{_count(job.images.total, 'image')}: {job.usage.tokens:.3f} tokens taken, "
+        f"{job.usage.remaining_tokens:.3f} left. Job {job.id}.",
+        soft_wrap=True,
     )
 
 
 def _line(image: JobImage) -> str:
-    if image.status not in SUCCEEDED:
+    if not image.has_succeeded:
         return f"{image.name}: {image.status}{f' ({image.error})' if image.error else ''}, nothing taken"
-    found = Counter(one.name for one in image.predictions or ())
+    found = Counter(one.name for one in image.predictions)
     named = ", ".join(f"{number} {name}" for name, number in found.most_common())
-    price = "free" if image.status == "free" or image.usage is None else f"{image.usage.tokens:.3f} tokens"
+    price = "free" if image.usage.cached else f"{image.usage.tokens:.3f} tokens"
     return f"{image.name}: {named or 'nothing found'} ({price})"
 
 
