@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     )
     image_bytes_max: int = Field(default=20_000_000, ge=1_000, description="Largest file, in bytes, that is accepted.")
     image_pixels_max: int = Field(default=50_000_000, ge=1_000, description="Most pixels that one image may decode to.")
+    request_bytes_max: int = Field(
+        default=100_000_000, ge=1_000_000, description="Largest body of one request with many pictures, in bytes."
+    )
     batch_images_max: int = Field(default=200, ge=1, le=10_000, description="Most images in one batch.")
     engine_queue_max: int = Field(default=64, ge=1, description="Images that may wait for the engine.")
     runner_threads: int = Field(

@@ -1,94 +1,55 @@
-"""The HTTP gateway: health, models, and the route that turns a sign-in ticket into a cookie.
+"""The HTTP gateway: everything that a program may ask, under `/v1`.
 
-The metered operations for programs (`/v1/yolo/detect` and its company) will be mounted here too.
+`app.py` mounts it beside the portal. `uvicorn gateway.main:app` serves it alone, for those who split the two.
 """
 
 from __future__ import annotations
 
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount
 
-from core.errors import VisionMeterError
-from core.services import account_view, admin
+from core.config import load_settings
+from core.logs import configure_logging
+from core.services import admin, application
 from core.services.application import current
-from gateway import receipts
+from core.services.job_runner import JobRunner
+from core.services.webhooks import WebhookSender
+from gateway import account, detect, docs, metrics, openapi, receipts, results, runs, shapes
+from gateway.answers import webhook_body
+from gateway.observe import Observe
+from gateway.problems import add_handlers
 
-# The one table from error codes to HTTP statuses; what is not named here is a 400.
-HTTP_STATUS = {
-    "unauthorized": 401,
-    "insufficient_tokens": 402,
-    "not_allowed": 403,
-    "account_not_active": 403,
-    "role_needed": 403,
-    "bad_invitation": 404,
-    "invitation_not_found": 404,
-    "member_not_found": 404,
-    # A cap is a permission, not a balance: topping up does not help, so it is no 402.
-    "spending_cap": 403,
-    "key_may_not": 403,
-    "key_model_not_allowed": 403,
-    "key_network_not_allowed": 403,
-    "key_not_found": 404,
-    "result_not_found": 404,
-    "model_not_found": 404,
-    "job_not_found": 404,
-    "quote_not_found": 404,
-    "receipt_not_found": 404,
-    "charge_key_taken": 409,
-    "has_account": 409,
-    "hold_ended": 409,
-    "idempotency_conflict": 409,
-    "last_operator": 409,
-    "last_owner": 409,
-    "quote_expired": 409,
-    "quote_grew": 409,
-    "quote_mismatch": 409,
-    "refund_too_large": 409,
-    "too_many_keys": 409,
-    "image_too_many_bytes": 413,
-    "request_too_large": 413,
-    "image_too_many_pixels": 413,
-    "image_unsupported": 415,
-    "unsupported_body": 415,
-    "image_empty": 422,
-    "image_url_failed": 422,
-    "image_url_refused": 422,
-    "invalid_key_setting": 422,
-    "invalid_request": 422,
-    "webhook_url_refused": 422,
-    "image_broken": 422,
-    "image_animated": 422,
-    "too_many_images": 422,
-    "invalid_img_size": 422,
-    "invalid_role": 422,
-    "invalid_head": 422,
-    "reason_missing": 422,
-    "rate_limited": 429,
-    "too_many_attempts": 429,
-    "inference_failed": 500,
-    "ledger_inconsistent": 500,
-    "engine_busy": 503,
-    "engine_stopped": 503,
-    "model_not_ready": 503,
-}
+DESCRIPTION = (
+    "Metered YOLO detection. Every amount is in tokens, every price is known before anything runs, and every request "
+    "that spends may be repeated under one `Idempotency-Key`."
+)
 
 
 def create_api() -> FastAPI:
-    """The FastAPI application, mounted at `/v1` beside the portal."""
-    api = FastAPI(title="VisionMeter", version="1", docs_url=None, redoc_url=None)
-    api.add_exception_handler(VisionMeterError, problem_response)
-    api.include_router(receipts.router)
+    """The FastAPI application, mounted at `/v1`."""
+    api = FastAPI(
+        title="VisionMeter", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    add_handlers(api)
+    for module in (detect, runs, results, receipts, account, metrics, docs):
+        api.include_router(module.router)
 
-    @api.get("/healthz")
+    @api.get("/healthz", summary="The process answers")
     def healthz() -> dict[str, str]:
-        """The process answers."""
+        """No more than that: ask /readyz whether it can work."""
         return {"status": "ok"}
 
-    @api.get("/readyz")
+    @api.get("/readyz", summary="Whether it can work", responses={503: {"description": "It says what is missing."}})
     def readyz() -> JSONResponse:
         """The database answers and a model can run; 503 with the reason otherwise."""
         app = current()
@@ -101,6 +62,8 @@ def create_api() -> FastAPI:
         ready = [view.model.name for view in admin.list_models(app) if view.version is not None]
         if not ready:
             problems.append("models")
+        if app.hands.runner is None:
+            problems.append("runner")
         return JSONResponse(
             {
                 "status": "ready" if not problems else "not ready",
@@ -111,36 +74,57 @@ def create_api() -> FastAPI:
             status_code=503 if problems else 200,
         )
 
-    @api.get("/models")
-    def models() -> list[dict[str, Any]]:
-        """Known models, whether each can run here, and its rate β in the price book in force."""
-        app = current()
-        prices = account_view.get_prices(app)
-        return [
-            {
-                "name": view.model.name,
-                "title": view.model.title,
-                "state": view.state.value,
-                "version": view.version.version if view.version else None,
-                "beta": str(prices.betas[view.model.name]) if view.model.name in prices.betas else None,
-                "price_version": prices.version,
-            }
-            for view in admin.list_models(app)
-        ]
-
+    openapi.install(
+        api,
+        [
+            shapes.DetectIn,
+            shapes.BatchIn,
+            shapes.JobIn,
+            shapes.QuoteIn,
+            shapes.DetectOut,
+            shapes.JobOut,
+            shapes.ResultOut,
+        ],
+    )
     return api
 
 
-async def problem_response(_request: Request, error: Exception) -> JSONResponse:
-    """An expected failure as an RFC 9457 problem document."""
-    assert isinstance(error, VisionMeterError)
-    return JSONResponse(
-        {
-            "type": f"urn:visionmeter:{error.code}",
-            "code": error.code,
-            "title": error.message,
-            **error.details,
-        },
-        status_code=HTTP_STATUS.get(error.code, 400),
-        media_type="application/problem+json",
-    )
+def gateway_routes() -> list[BaseRoute]:
+    """`/v1`, and the advertised `/yolo/detect` beside it, which is the same operation."""
+    api = create_api()
+    advertised = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    add_handlers(advertised)
+    advertised.include_router(detect.advertised)
+    return [Mount("/v1", api), Mount("/yolo", advertised)]
+
+
+@asynccontextmanager
+async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
+    """Open the database, start engine, runner and webhooks; stop them in reverse."""
+    settings = load_settings()
+    configure_logging(settings)
+    vision_meter = application.open_application(settings)
+    vision_meter.engine.start()
+    application.warm_models(vision_meter)
+    runner = JobRunner(vision_meter)
+    runner.start()
+    sender = WebhookSender(vision_meter, webhook_body, told=metrics.count_delivery)
+    sender.start()
+    application.set_current(vision_meter)
+    # Streamlit runs a full collection after every script run. What is loaded by now never becomes garbage,
+    # so it is taken out of the collector's sight (bench/rerun_latency.py shows what that is worth).
+    gc.collect()
+    if settings.gc_freeze:
+        gc.freeze()
+    application.log.info("VisionMeter is ready; models run on %s", vision_meter.engine.device_name)
+    try:
+        yield {}
+    finally:
+        sender.stop()
+        runner.stop()
+        vision_meter.engine.stop()
+        application.set_current(None)
+        vision_meter.close()
+
+
+app = Starlette(routes=gateway_routes(), lifespan=lifespan, middleware=[Middleware(Observe)])

@@ -114,7 +114,7 @@ def parse_url(url: str, allowed: AllowedHosts) -> Target:
         raise NotCalledError(f"The address has more than {URL_CHARACTERS_MAX} characters: give a shorter one.")
     if any(character == "\\" or unicodedata.category(character)[0] in "CZ" for character in url):
         raise NotCalledError(
-            "The address holds a space, a backslash or an invisible character: write it as %20, %5C, …"
+            "The address holds a space, a backslash or an invisible character: write it percent-encoded, as %20."
         )
     match = _URL.fullmatch(url)
     if match is None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from ssl import SSLContext
 from urllib.parse import urljoin
 
@@ -60,7 +61,7 @@ class Fetcher:
         self._allowed = parse_allowed_hosts(allowed_hosts)
         self._resolve = resolve
         self._network = network or httpcore.SyncBackend()
-        self._ssl_context = ssl_context or httpcore.default_ssl_context()
+        self._ssl_context = ssl_context or _public_authorities()
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._redirects_max = redirects_max
@@ -193,9 +194,10 @@ class Fetcher:
                     "The address gives the picture compressed once more, which nobody asked for: serve it as it is.",
                     **facts,
                 )
+            # What is announced can only refuse; what is received is counted whatever was announced.
             announced = _one_header(response, b"content-length")
             data = bytearray()
-            if not (announced.isdigit() and int(announced) > bytes_max):
+            if int(announced or 0) <= bytes_max:
                 for piece in response.iter_stream():
                     data += piece
                     if len(data) > bytes_max:
@@ -225,6 +227,12 @@ class Fetcher:
                 "The address redirects from https to http: give the picture's own address.", **facts
             )
         return following
+
+
+@cache
+def _public_authorities() -> SSLContext:
+    """The certificates of the public authorities; reading them takes longer than most calls."""
+    return httpcore.default_ssl_context()
 
 
 _REDIRECT_REFUSED = "The address redirects to one that is not called: give the picture's own address."

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from core.db import utcnow
 from core.errors import JobNotFoundError
-from core.jobs.tables import Job, JobImage, Result
+from core.jobs.tables import Job, JobImage, Result, WebhookDelivery
 
 OPEN_IMAGE = ("queued", "running")
 OPEN_JOB = ("queued", "running")
@@ -59,6 +59,37 @@ def get_result(session: Session, account_id: str, charge_key: str) -> Result | N
     return session.exec(select(Result).where(Result.account_id == account_id, Result.charge_key == charge_key)).first()
 
 
+def get_results(session: Session, account_id: str, charge_keys: Collection[str]) -> dict[str, Result]:
+    """The stored results of some charge keys, by key."""
+    found: dict[str, Result] = {}
+    keys = list(charge_keys)
+    for start in range(0, len(keys), 500):
+        some = select(Result).where(
+            Result.account_id == account_id, col(Result.charge_key).in_(keys[start : start + 500])
+        )
+        found.update((result.charge_key, result) for result in session.exec(some).all())
+    return found
+
+
+def find_result(session: Session, account_id: str, result_id: str) -> Result | None:
+    """A stored result by its id, if it is this account's."""
+    return session.exec(select(Result).where(Result.id == result_id, Result.account_id == account_id)).first()
+
+
+def find_image_of_result(session: Session, result: Result) -> JobImage | None:
+    """The image that a result was computed for, which was charged."""
+    return session.exec(
+        select(JobImage)
+        .join(Job, col(Job.id) == col(JobImage.job_id))
+        .where(
+            JobImage.charge_key == result.charge_key,
+            JobImage.status == "charged",
+            Job.account_id == result.account_id,
+        )
+        .limit(1)
+    ).first()
+
+
 def get_job(session: Session, account_id: str, job_id: str) -> Job:
     """A job of this account; `JobNotFoundError` for anybody else's."""
     job = session.exec(select(Job).where(Job.id == job_id, Job.account_id == account_id)).first()
@@ -67,11 +98,18 @@ def get_job(session: Session, account_id: str, job_id: str) -> Job:
     return job
 
 
-def list_jobs(session: Session, account_id: str, *, limit: int = 20) -> Sequence[Job]:
-    """The account's jobs, newest first."""
-    return session.exec(
-        select(Job).where(Job.account_id == account_id).order_by(col(Job.created_at).desc()).limit(limit)
-    ).all()
+def list_jobs(
+    session: Session, account_id: str, *, limit: int = 20, before: tuple[datetime, str] | None = None
+) -> Sequence[Job]:
+    """The account's jobs, newest first; `before` (time, id) goes on where a page ended."""
+    query = select(Job).where(Job.account_id == account_id)
+    if before is not None:
+        moment, job_id = before
+        query = query.where(
+            col(Job.created_at) <= moment,
+            or_(col(Job.created_at) < moment, and_(col(Job.created_at) == moment, col(Job.id) < job_id)),
+        )
+    return session.exec(query.order_by(col(Job.created_at).desc(), col(Job.id).desc()).limit(limit)).all()
 
 
 def list_images(session: Session, job_id: str) -> Sequence[JobImage]:
@@ -215,13 +253,16 @@ def end_image(
 
 
 def finish_job_if_done(session: Session, job_id: str) -> None:
-    """Mark a job finished when none of its images is open."""
+    """Mark a job finished when none of its images is open, and let its webhook tell of it."""
     open_images = select(JobImage.id).where(JobImage.job_id == job_id, col(JobImage.status).in_(OPEN_IMAGE)).exists()
-    session.execute(
+    row = session.execute(
         update(Job)
         .where(col(Job.id) == job_id, col(Job.status) != "finished", ~open_images)
         .values(status="finished", finished_at=utcnow())
-    )
+        .returning(col(Job.account_id), col(Job.webhook_url))
+    ).first()
+    if row is not None and row[1] is not None:
+        session.add(WebhookDelivery(account_id=row[0], job_id=job_id, url=row[1]))
 
 
 def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OPEN_IMAGE) -> Sequence[JobImage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -69,6 +69,16 @@ def get_receipt(session: Session, account_id: str, receipt_id: str) -> Receipt:
 def find_receipt(session: Session, account_id: str, hold_id: str) -> Receipt | None:
     """The receipt of a hold, if it is this account's."""
     return session.exec(select(Receipt).where(Receipt.hold_id == hold_id, Receipt.account_id == account_id)).first()
+
+
+def receipt_ids(session: Session, hold_ids: Collection[str]) -> dict[str, str]:
+    """The receipts of some holds: receipt id by hold id."""
+    found: dict[str, str] = {}
+    ids = list(hold_ids)
+    for start in range(0, len(ids), 500):
+        some = select(Receipt.hold_id, Receipt.id).where(col(Receipt.hold_id).in_(ids[start : start + 500]))
+        found.update(dict(session.exec(some).all()))
+    return found
 
 
 def list_receipts(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.csv_text import plain_cell
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.jobs import jobs
 from core.jobs.jobs import Progress
@@ -39,13 +39,13 @@ class JobView:
     refunded_mt: int
 
 
-def get_balance(app: Application, user: User) -> Balance:
+def get_balance(app: Application, user: Caller) -> Balance:
     """The account's balance in milli-tokens."""
     with app.db.read() as session:
         return ledger.get_balance(session, user.account_id)
 
 
-def get_account(app: Application, user: User) -> Account:
+def get_account(app: Application, user: Caller) -> Account:
     """The account row itself (name, demo mark)."""
     with app.db.read() as session:
         return session.get_one(Account, user.account_id)
@@ -59,7 +59,7 @@ def get_prices(app: Application) -> Prices:
 
 def list_transactions(
     app: Application,
-    user: User,
+    user: Caller,
     *,
     kinds: Collection[str] | None = None,
     since: datetime | None = None,
@@ -77,7 +77,7 @@ def list_transactions(
         )
 
 
-def find_refunded(app: Application, user: User, entries: Iterable[Entry]) -> dict[str, int]:
+def find_refunded(app: Application, user: Caller, entries: Iterable[Entry]) -> dict[str, int]:
     """The holds of these entries whose charge was refunded, and by how many milli-tokens in all."""
     hold_ids = {entry.hold_id for entry in entries if entry.hold_id}
     with app.db.read() as session:
@@ -115,7 +115,7 @@ def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | No
     return buffer.getvalue()
 
 
-def list_jobs(app: Application, user: User, *, limit: int = 20) -> list[tuple[Job, Progress]]:
+def list_jobs(app: Application, user: Caller, *, limit: int = 20) -> list[tuple[Job, Progress]]:
     """The newest runs with their progress."""
     with app.db.read() as session:
         return [
@@ -123,7 +123,7 @@ def list_jobs(app: Application, user: User, *, limit: int = 20) -> list[tuple[Jo
         ]
 
 
-def get_job(app: Application, user: User, job_id: str) -> JobView:
+def get_job(app: Application, user: Caller, job_id: str) -> JobView:
     """One run. Raises `JobNotFoundError` for a run of another account."""
     with app.db.read() as session:
         job = jobs.get_job(session, user.account_id, job_id)
@@ -133,19 +133,19 @@ def get_job(app: Application, user: User, job_id: str) -> JobView:
         return JobView(job, jobs.get_progress(session, job_id), images, sum(refunded.values()))
 
 
-def get_detections(app: Application, user: User, charge_key: str) -> Detections | None:
+def get_detections(app: Application, user: Caller, charge_key: str) -> Detections | None:
     """The stored detections of a piece of work, down to confidence 0.05; None when there are none."""
     with app.db.read() as session:
         result = jobs.get_result(session, user.account_id, charge_key)
     return None if result is None else Detections.from_json(result.detections)
 
 
-def get_file(app: Application, user: User, image: JobImage) -> bytes:
+def get_file(app: Application, user: Caller, image: JobImage) -> bytes:
     """The uploaded bytes of one of the account's images."""
     return app.blobs.get(user.account_id, image.file_sha256)
 
 
-def count_open_images(app: Application, user: User) -> int:
+def count_open_images(app: Application, user: Caller) -> int:
     """How many images of the account wait or run now."""
     with app.db.read() as session:
         return jobs.count_open_images(session, user.account_id)

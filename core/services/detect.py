@@ -20,10 +20,8 @@ from core.errors import (
     EngineBusyError,
     EngineStoppedError,
     InferenceError,
-    InvalidImageSizeError,
     VisionMeterError,
 )
-from core.geometry import IMG_SIZES_PX
 from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.inference.images import DecodedImage, count_pixels, decode_image
@@ -41,7 +39,7 @@ from core.pricing.tables import Quote
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application
 from core.services.metered_detection import RUN, hold_image, require_affordable
-from core.services.quotes import PreparedImage, quote_lines, store_quote
+from core.services.quotes import PreparedImage, quote_lines, require_size, store_quote
 from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, answer_free, give_back, run_image
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -94,8 +92,7 @@ def detect(
     """
     require_role(caller, "member")
     require_model(caller, model)
-    if img_size not in IMG_SIZES_PX:
-        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+    require_size(img_size)
     version = app.registry.resolve(model)
     limits = app.settings
     with _IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):

@@ -107,11 +107,16 @@ def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage],
         )
     if not images:
         raise ImageEmptyError("A batch needs at least one picture: add one.")
-    if img_size not in IMG_SIZES_PX:
-        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+    require_size(img_size)
     version = app.registry.resolve(model)
     with app.db.write() as session:
         return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
+
+
+def require_size(img_size: int) -> None:
+    """Raise `InvalidImageSizeError` for a size that the engine does not serve."""
+    if img_size not in IMG_SIZES_PX:
+        raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
 
 
 def store_quote(

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from core.geometry import STRIDE_PX
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.ledger.seal import SEALED_COLUMNS
 from core.ledger.tables import Entry
 from core.money import from_millitokens, to_millitokens
@@ -27,7 +27,7 @@ DIGEST_RULE = (
 )
 
 
-def receipt_json(app: Application, user: User, receipt_id: str) -> str:
+def receipt_json(app: Application, user: Caller, receipt_id: str) -> str:
     """The document of one receipt as text. Raises `ReceiptNotFoundError`."""
     return json.dumps(make_document(get_receipt(app, user, receipt_id)), indent=2, ensure_ascii=False) + "\n"
 

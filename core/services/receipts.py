@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from core.csv_text import plain_cell
 from core.identity import api_keys, users
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.jobs import jobs
 from core.jobs.tables import JobImage
 from core.ledger import corrections, ledger, seal
@@ -94,7 +94,7 @@ class ReceiptView:
 
 
 def list_receipts(
-    app: Application, user: User, wanted: ReceiptFilter | None = None, *, after: Cursor | None = None, limit: int = 50
+    app: Application, user: Caller, wanted: ReceiptFilter | None = None, *, after: Cursor | None = None, limit: int = 50
 ) -> ReceiptPage:
     """A page of the account's receipts, newest first; `after` is the `end` of the page before."""
     with app.db.read() as session:
@@ -105,7 +105,7 @@ def list_receipts(
     return ReceiptPage([ReceiptLine(receipt, refunded.get(receipt.hold_id, 0)) for receipt in shown], end)
 
 
-def receipts_csv(app: Application, user: User, wanted: ReceiptFilter) -> Iterator[str]:
+def receipts_csv(app: Application, user: Caller, wanted: ReceiptFilter) -> Iterator[str]:
     """All receipts that are wanted as CSV, newest first, in pieces; times in UTC, amounts in tokens.
 
     Each piece is read in a transaction of its own, so a slow reader keeps none open.
@@ -121,13 +121,13 @@ def receipts_csv(app: Application, user: User, wanted: ReceiptFilter) -> Iterato
         after = page.end
 
 
-def get_receipt(app: Application, user: User, receipt_id: str) -> ReceiptView:
+def get_receipt(app: Application, user: Caller, receipt_id: str) -> ReceiptView:
     """One receipt. Raises `ReceiptNotFoundError` when the account has none of this id."""
     with app.db.read() as session:
         return _view(session, receipts.get_receipt(session, user.account_id, receipt_id))
 
 
-def find_receipt(app: Application, user: User, hold_id: str) -> ReceiptView | None:
+def find_receipt(app: Application, user: Caller, hold_id: str) -> ReceiptView | None:
     """The receipt of a hold; None when nothing was charged by it, or it is another account's."""
     with app.db.read() as session:
         receipt = receipts.find_receipt(session, user.account_id, hold_id)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.services.application import Application
 from core.usage import export, queries
 from core.usage.queries import DayUsage, Totals
@@ -25,7 +25,7 @@ class UsageReport:
 
 def report_usage(
     app: Application,
-    user: User,
+    user: Caller,
     start: datetime,
     end: datetime,
     *,
@@ -49,7 +49,7 @@ def report_usage(
 
 
 def records_csv(
-    app: Application, user: User, start: datetime, end: datetime, *, models: Sequence[str] | None = None
+    app: Application, user: Caller, start: datetime, end: datetime, *, models: Sequence[str] | None = None
 ) -> Iterator[str]:
     """Exactly the records behind a report, as CSV in pieces.
 
@@ -60,7 +60,7 @@ def records_csv(
         yield from export.records_csv(session, user.account_id, start, end, models=models)
 
 
-def used_models(app: Application, user: User) -> list[str]:
+def used_models(app: Application, user: Caller) -> list[str]:
     """Every model the account has a record of."""
     with app.db.read() as session:
         return queries.used_models(session, user.account_id)

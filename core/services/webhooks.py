@@ -1,0 +1,107 @@
+"""Telling a program that its job is done: signed messages, tried again until they are received or given up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from core.db import utcnow
+from core.errors import KeyMayNotError, WebhookUrlRefusedError
+from core.fetch.webhook_signing import new_secret, sign
+from core.identity.audit_log import record_event
+from core.identity.callers import ApiCaller, Caller
+from core.jobs import deliveries
+from core.jobs.tables import WebhookDelivery
+from core.services.application import Application
+from core.services.run_report import RunReport, report_finished_run
+from core.services.team import require_now
+
+log = logging.getLogger("visionmeter")
+
+SENDERS = 2
+POLL_S = 1.0
+
+MakeBody = Callable[[WebhookDelivery, RunReport], bytes]
+
+
+def get_secret(app: Application, caller: Caller) -> str:
+    """What the account's webhooks are signed with; made when it is asked for first.
+
+    Members may read it, and keys that manage keys. Raises `RoleNeededError` or `KeyMayNotError`.
+    """
+    with app.db.write() as session:
+        if not isinstance(caller, ApiCaller):
+            require_now(session, caller, "member")
+        elif not caller.key.manages_keys:
+            raise KeyMayNotError("This API key does not manage keys: use one that does, or the page API keys.")
+        record_event(
+            session,
+            actor=caller.id,
+            action="webhook.read_secret",
+            subject=caller.account_id,
+            account_id=caller.account_id,
+        )
+        return deliveries.get_or_make_secret(session, caller.account_id, new_secret())
+
+
+def deliver_next(app: Application, make_body: MakeBody) -> str | None:
+    """One attempt at the next message that is due: `delivered`, `retried` or `given_up`; None when nothing is due."""
+    with app.db.read() as session:
+        if not deliveries.has_due_delivery(session, utcnow()):
+            return None
+    with app.db.write() as session:
+        delivery = deliveries.claim_delivery(session, utcnow())
+        if delivery is None:
+            return None
+        secret = deliveries.get_or_make_secret(session, delivery.account_id, new_secret())
+    body = make_body(delivery, report_finished_run(app, delivery.job_id))
+    headers = {"Content-Type": "application/json", **sign(secret, delivery.id, utcnow(), body)}
+    status, refused = None, False
+    try:
+        status = app.fetcher.post(delivery.url, body, headers)
+    except WebhookUrlRefusedError:
+        refused = True
+    with app.db.write() as session:
+        outcome = deliveries.end_attempt(session, delivery, status, refused=refused)
+    log.info("webhook %s of %s: %s, status %s", delivery.id, delivery.job_id, outcome, status)
+    return outcome
+
+
+class WebhookSender:
+    """Threads that deliver what is due. Any number of processes may have one."""
+
+    def __init__(self, app: Application, make_body: MakeBody, *, told: Callable[[str], None] | None = None) -> None:
+        self._app = app
+        self._make_body = make_body
+        self._told = told
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"webhooks-{index}", daemon=True) for index in range(SENDERS)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, timeout_s: float = 12.0) -> None:
+        """Let the attempts in hand end; what they could not say is tried again later."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                outcome = deliver_next(self._app, self._make_body)
+            except Exception:
+                # A database that is away, say: the message is due again after its pause.
+                log.exception("a webhook could not be sent; it is tried again")
+                self._stopping.wait(POLL_S)
+                continue
+            if outcome is None:
+                self._stopping.wait(POLL_S)
+            elif self._told is not None:
+                self._told(outcome)

@@ -1,0 +1,209 @@
+"""What a program asks of its account: balance, usage, keys, the webhooks' secret; and which models there are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse, Response
+
+from core.errors import InvalidRequestError
+from core.money import to_millitokens
+from core.services import account_view, admin, api_keys, usage_report, webhooks
+from core.services.api_keys import KeySettings
+from core.services.application import current
+from gateway.answers import key_answer, time, tokens
+from gateway.auth import CallerDependency
+from gateway.openapi import problems
+from gateway.receipts import Moment
+from gateway.shapes import (
+    BalanceOut,
+    KeyIn,
+    KeyList,
+    KeyOut,
+    ModelOut,
+    RotateIn,
+    UsageOut,
+    WebhookSecretOut,
+)
+
+router = APIRouter()
+PERIOD_MAX = timedelta(days=400)
+_QUARTER_S = 900
+
+
+@router.get("/balance", response_model=BalanceOut, responses=problems(), summary="The account's balance")
+def balance(caller: CallerDependency) -> Response:
+    """Settled, held, and what can be spent."""
+    app = current()
+    now = account_view.get_balance(app, caller)
+    return JSONResponse(
+        {
+            "tokens": tokens(now.posted_mt),
+            "held_tokens": tokens(now.held_mt),
+            "remaining_tokens": tokens(now.available_mt),
+            "currency": app.settings.currency_symbol,
+            "price_per_token": str(app.settings.price_per_token),
+        }
+    )
+
+
+@router.get("/usage", response_model=UsageOut, responses=problems(), summary="Usage of a period, by day and model")
+def usage(
+    caller: CallerDependency,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    time_zone: Annotated[str | None, Query(max_length=64, examples=["Asia/Shanghai"])] = None,
+) -> Response:
+    """The last 30 days unless told otherwise. A period begins and ends at a quarter of an hour."""
+    app = current()
+    zone = _zone(time_zone or app.settings.billing_time_zone)
+    end = end or _next_quarter()
+    start = start or end - timedelta(days=30)
+    if not start < end <= start + PERIOD_MAX:
+        raise _wrong("start", f"start lies before end, and a period has at most {PERIOD_MAX.days} days.")
+    try:
+        report = usage_report.report_usage(app, caller, start, end, zone=zone)
+    except ValueError:
+        raise _wrong("start", "start and end lie on quarters of an hour, such as 2026-11-24T10:15:00Z.") from None
+    totals = report.totals
+    return JSONResponse(
+        {
+            "start": time(start),
+            "end": time(end),
+            "time_zone": zone.key,
+            "totals": {
+                "tokens": tokens(totals.amount_mt),
+                "images": totals.images,
+                "charged": totals.charged,
+                "free": totals.free,
+                "failed": totals.failed,
+            },
+            "days": [
+                {"day": one.day.isoformat(), "model": one.model, "tokens": tokens(one.amount_mt), "images": one.images}
+                for one in report.by_day
+            ],
+        }
+    )
+
+
+@router.get("/models", response_model=list[ModelOut], summary="Models with their rates")
+def models() -> Response:
+    """Known models, whether each can run here, and its rate β in the price book in force. Needs no key."""
+    app = current()
+    prices = account_view.get_prices(app)
+    return JSONResponse(
+        [
+            {
+                "name": view.model.name,
+                "title": view.model.title,
+                "state": view.state.value,
+                "version": view.version.version if view.version else None,
+                "beta": str(prices.betas[view.model.name]) if view.model.name in prices.betas else None,
+                "price_version": prices.version,
+            }
+            for view in admin.list_models(app)
+        ]
+    )
+
+
+# Keys ----------------------------------------------------------------------------------------------
+
+
+@router.get("/keys", response_model=KeyList, responses=problems(), summary="The account's API keys")
+def list_keys(caller: CallerDependency) -> Response:
+    """Needs a key that manages keys."""
+    return JSONResponse({"keys": [key_answer(view) for view in api_keys.list_keys(current(), caller)]})
+
+
+@router.post("/keys", status_code=201, response_model=KeyOut, responses=problems(409), summary="Make an API key")
+def create_key(caller: CallerDependency, wanted: KeyIn) -> Response:
+    """`secret` is in this answer and nowhere else. Needs a key that manages keys; the new one does not."""
+    app = current()
+    made = api_keys.create_key(
+        app,
+        caller,
+        KeySettings(
+            name=wanted.name,
+            models=wanted.models,
+            networks=wanted.networks,
+            day_cap_mt=_millitokens(wanted.day_cap_tokens),
+            month_cap_mt=_millitokens(wanted.month_cap_tokens),
+            expires_at=_aware(wanted.expires_at),
+            manages_keys=wanted.manages_keys,
+        ),
+    )
+    return _secret_answer(key_answer(api_keys.get_key(app, caller, made.key.id), made.secret), 201)
+
+
+@router.post(
+    "/keys/{key_id}/rotate",
+    status_code=201,
+    response_model=KeyOut,
+    responses=problems(404, 409),
+    summary="Give a key a new secret",
+)
+def rotate_key(caller: CallerDependency, key_id: str, wanted: RotateIn | None = None) -> Response:
+    """A new key with the same limits and budget; the old secret works for `grace_s` seconds more."""
+    app = current()
+    grace = timedelta(seconds=(wanted or RotateIn()).grace_s)
+    made = api_keys.rotate_key(app, caller, key_id, grace=grace)
+    return _secret_answer(key_answer(api_keys.get_key(app, caller, made.key.id), made.secret), 201)
+
+
+@router.delete("/keys/{key_id}", response_model=KeyOut, responses=problems(404), summary="Revoke an API key")
+def revoke_key(caller: CallerDependency, key_id: str) -> Response:
+    """At once. What it has under way is finished. Revoking it again changes nothing."""
+    app = current()
+    view = api_keys.get_key(app, caller, key_id)
+    api_keys.revoke_key(app, caller, key_id)
+    if key_id != caller.id:
+        view = api_keys.get_key(app, caller, key_id)
+    return JSONResponse(key_answer(view))
+
+
+@router.get(
+    "/webhooks/secret",
+    response_model=WebhookSecretOut,
+    responses=problems(),
+    summary="What the account's webhooks are signed with",
+)
+def webhook_secret(caller: CallerDependency) -> Response:
+    """Verify with any library of standardwebhooks.com. Needs a key that manages keys."""
+    return _secret_answer({"secret": webhooks.get_secret(current(), caller)}, 200)
+
+
+def _secret_answer(document: object, status: int) -> Response:
+    return JSONResponse(document, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+def _millitokens(amount: float | None) -> int | None:
+    if amount is None:
+        return None
+    exact = Decimal(str(amount))
+    if exact != round(exact, 3):
+        raise _wrong("day_cap_tokens", "A cap has at most three decimals.")
+    return to_millitokens(exact)
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise _wrong("time_zone", "time_zone is a name such as UTC or Asia/Shanghai.") from None
+
+
+def _next_quarter() -> datetime:
+    now = datetime.now(UTC).timestamp()
+    return datetime.fromtimestamp((int(now) // _QUARTER_S + 1) * _QUARTER_S, UTC)
+
+
+def _wrong(field: str, sentence: str) -> InvalidRequestError:
+    return InvalidRequestError(sentence, errors=[{"field": field, "message": sentence}])

@@ -1,0 +1,72 @@
+"""Which key a request shows, what its caller may ask for, and how often."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from core.errors import InvalidRequestError, NotSignedInError, RateLimitedError
+from core.identity.callers import ApiCaller
+from core.services import api_keys, run_report
+from core.services.application import current
+
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+# Only for the OpenAPI document: `require_caller` reads the header itself, and says what is wrong in our words.
+bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, `vm_…`.")
+
+
+def require_caller(request: Request, _shown: Annotated[Any, Depends(bearer)] = None) -> ApiCaller:
+    """The caller behind `Authorization: Bearer vm_…` or `X-API-Key`, within his rate of requests.
+
+    Raises `NotSignedInError`, `KeyNetworkNotAllowedError` or `RateLimitedError`.
+    """
+    app = current()
+    address = request.client.host if request.client else None
+    caller = api_keys.authenticate(app, _read_secret(request), address)
+    state = request.scope.setdefault("state", {})
+    state["key_id"], state["account_id"] = caller.id, caller.account_id
+    app.rates.hit_request(caller.id)
+    return caller
+
+
+CallerDependency = Annotated[ApiCaller, Depends(require_caller)]
+
+
+def _read_secret(request: Request) -> str:
+    header = request.headers.get("authorization")
+    if header is not None:
+        scheme, _, secret = header.partition(" ")
+        if scheme.lower() == "bearer" and secret.strip():
+            return secret.strip()
+    secret = request.headers.get("x-api-key", "").strip()
+    if not secret:
+        raise NotSignedInError("Send an API key as `Authorization: Bearer vm_…`: make one on the page API keys.")
+    return secret
+
+
+def read_idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key`. Raises `InvalidRequestError` for one that is empty, too long or no visible ASCII."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    key = key.strip()
+    if not (1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
+        raise InvalidRequestError(
+            f"Idempotency-Key is 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} visible ASCII characters, such as a UUID.",
+            errors=[{"field": "Idempotency-Key", "message": "1 to 255 visible ASCII characters"}],
+        )
+    return key
+
+
+def require_free_run(caller: ApiCaller) -> None:
+    """Raise `RateLimitedError` when the account has as many unfinished runs as its plan allows."""
+    app = current()
+    runs_max = app.rates.plan.jobs_concurrent
+    if run_report.count_open_runs(app, caller) >= runs_max:
+        raise RateLimitedError(
+            f"{runs_max} runs of this account are under way, which is the limit: wait for one to finish.",
+            limit="jobs_concurrent",
+            retry_after_s=5,
+        )

@@ -1,0 +1,160 @@
+"""`POST /v1/detect`, advertised as `/yolo/detect`: one picture, answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from core.errors import EngineBusyError, InvalidRequestError
+from core.identity.callers import ApiCaller
+from core.inference.draw import draw_detections
+from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
+from core.inference.images import decode_image, encode_png
+from core.services import detect as detection
+from core.services.application import Application, current
+from core.services.stages import Stages
+from gateway import metrics, openapi
+from gateway.answers import detect_answer, detect_headers, wanted
+from gateway.auth import CallerDependency, read_idempotency_key
+from gateway.bodies import (
+    Body,
+    BodyBudget,
+    Picture,
+    load_picture,
+    parse_fields,
+    picture_of_file,
+    picture_of_json,
+    read_body,
+)
+from gateway.openapi import problems
+from gateway.shapes import DetectIn, DetectOut, ImageIn
+
+T = TypeVar("T")
+router = APIRouter()
+# The address without a version that the service is known by.
+advertised = APIRouter()
+budget = BodyBudget()
+
+# A picture in base64 is a third longer, and there is something around it.
+_OVERHEAD_BYTES = 100_000
+PNG = "image/png"
+
+
+class Lane:
+    """So many requests at once in threads of their own; one more is refused, not kept waiting."""
+
+    def __init__(self) -> None:
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def run(self, app: Application, work: Callable[[], T]) -> T:
+        """Run blocking work. Raises `EngineBusyError` when the lane is full."""
+        if self._limiter is None or self._limiter.total_tokens != app.settings.engine_queue_max:
+            self._limiter = anyio.CapacityLimiter(app.settings.engine_queue_max)
+        if self._limiter.available_tokens < 1:
+            raise EngineBusyError("The service is busy: send it again in a few seconds. Nothing was taken.")
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+lane = Lane()
+
+
+@router.post(
+    "/detect",
+    summary="Detect objects in one picture",
+    response_model=None,
+    responses={
+        **openapi.alternatives(
+            "The detections, and what they cost.",
+            DetectOut,
+            **openapi.FORMATS,
+            image_png={"type": "string", "format": "binary"},
+        ),
+        **problems(*openapi.SPENDING),
+    },
+    openapi_extra=openapi.spending(DetectIn, one=True),
+)
+@router.post("/yolo/detect", include_in_schema=False, response_model=None)
+@advertised.post("/detect", response_model=None)
+async def detect(request: Request, caller: CallerDependency) -> Response:
+    """Send a picture as JSON (`image_url` or base64 `image`), as a form (`file`) or as the bare body.
+
+    The price is held, the model runs, and the price is taken together with the result; any failure gives all of it
+    back. A picture that the account has sent before, with the same model and size, is free.
+    """
+    app = current()
+    stages = Stages()
+    with budget.reserve() as reservation:
+        body = await read_body(request, reservation, app.settings.image_bytes_max * 4 // 3 + _OVERHEAD_BYTES)
+        key = read_idempotency_key(request)
+        return await lane.run(app, lambda: _detect(app, caller, body, key, stages))
+
+
+def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, stages: Stages) -> Response:
+    options = parse_fields(DetectIn, body.fields)
+    picture = _only_picture(body, options)
+    facts = {
+        "operation": "detect",
+        "image": dict(picture.facts),
+        **options.model_dump(exclude={"image", "image_url", "name"}),
+    }
+    outcome = detection.find_answered(app, caller, key, facts) if key is not None else None
+    data = None
+    if outcome is None:
+        app.rates.hit_images(caller.id, 1)
+        data = load_picture(app, picture, stages)
+        outcome = detection.detect(
+            app,
+            caller,
+            data,
+            name=picture.name,
+            model=options.model,
+            img_size=options.img_size,
+            key=key,
+            request=facts,
+            stages=stages,
+        )
+    found = wanted(outcome.detections, options.confidence, options.classes)
+    times_ms = stages.so_far()
+    if not outcome.replayed:
+        metrics.count_image(outcome.image.status, options.model, charged_mt=outcome.amount_mt, times_ms=times_ms)
+    headers = detect_headers(outcome, times_ms)
+    if options.annotated is not None:
+        data = data or app.blobs.get(caller.account_id, outcome.image.file_sha256)
+        return Response(draw(app, data, found), media_type=PNG, headers=headers)
+    image = Labelled(outcome.image.name, outcome.image.width, outcome.image.height, found)
+    return write(options.format, [image], detect_answer(outcome, found, times_ms), headers)
+
+
+def _only_picture(body: Body, options: DetectIn) -> Picture:
+    if body.files:
+        if len(body.files) > 1 or options.image or options.image_url:
+            raise InvalidRequestError(
+                "One picture at a time here: send many to /v1/batch.",
+                errors=[{"field": "file", "message": "one picture"}],
+            )
+        name, data = body.files[0]
+        return picture_of_file(options.name or name, data)
+    return picture_of_json(ImageIn(image_url=options.image_url, image=options.image, name=options.name))
+
+
+def draw(app: Application, data: bytes, found: Any) -> bytes:
+    """A picture with its boxes, as PNG."""
+    limits = app.settings
+    decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
+    return encode_png(draw_detections(decoded.pixels, found))
+
+
+def write(format: str, images: list[Labelled], answer: Any, headers: dict[str, str] | None = None) -> Response:
+    """An answer in the format that was asked for: `json` as it is, the others from the labelled images."""
+    if format == "coco":
+        return JSONResponse(to_coco(images), headers=headers)
+    if format == "yolo":
+        return Response("".join(to_yolo(image) for image in images), media_type="text/plain", headers=headers)
+    if format == "csv":
+        return Response(to_csv(images), media_type="text/csv", headers=headers)
+    return JSONResponse(answer, headers=headers)

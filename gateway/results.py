@@ -1,0 +1,51 @@
+"""Stored results by their id: free as often as they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from core.inference.exports import Labelled
+from core.services.application import current
+from core.services.run_report import get_stored_result
+from gateway import openapi
+from gateway.answers import result_answer, wanted
+from gateway.auth import CallerDependency
+from gateway.detect import PNG, draw, write
+from gateway.openapi import problems
+from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut
+
+router = APIRouter()
+
+
+@router.get(
+    "/results/{result_id}",
+    summary="A stored result",
+    response_model=None,
+    responses={
+        **openapi.alternatives(
+            "The detections.", ResultOut, **openapi.FORMATS, image_png={"type": "string", "format": "binary"}
+        ),
+        **problems(404),
+    },
+)
+def get_result(
+    caller: CallerDependency,
+    result_id: str,
+    format: Format = "json",
+    confidence: Confidence = DEFAULT_CONFIDENCE,
+    classes: Annotated[str | None, Query(max_length=1000)] = None,
+    annotated: Literal["png"] | None = None,
+) -> Response:
+    """Detections are stored down to a confidence of 0.05: another confidence is a filter, not a run."""
+    app = current()
+    stored = get_stored_result(app, caller, result_id)
+    names = [name.strip() for name in classes.split(",") if name.strip()] if classes else None
+    found = wanted(stored.detections, confidence, names)
+    if annotated is not None:
+        data = app.blobs.get(caller.account_id, stored.image.file_sha256)
+        return Response(draw(app, data, found), media_type=PNG)
+    image = Labelled(stored.image.name, stored.image.width, stored.image.height, found)
+    return write(format, [image], result_answer(stored, found))

@@ -1,0 +1,372 @@
+"""Quotes, batches and jobs: many pictures, one price, one settlement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import anyio
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from core.errors import (
+    ImageEmptyError,
+    InvalidRequestError,
+    JobNotFoundError,
+    RateLimitedError,
+    TooManyImagesError,
+)
+from core.identity.callers import ApiCaller
+from core.inference.exports import Labelled
+from core.jobs.tables import Job
+from core.pricing.tables import Quote
+from core.services import metered_detection, quotes, run_report
+from core.services.api_keys import budget_of, require_model
+from core.services.application import Application, current
+from core.services.job_runner import cancel_job
+from core.services.run_report import RunReport
+from core.services.stages import Stages
+from core.services.team import require_role
+from gateway import openapi
+from gateway.answers import job_answer, quote_answer, wanted
+from gateway.auth import CallerDependency, read_idempotency_key, require_free_run
+from gateway.bodies import (
+    Body,
+    Picture,
+    load_picture,
+    parse_fields,
+    picture_of_file,
+    picture_of_json,
+    read_body,
+)
+from gateway.detect import budget, lane, write
+from gateway.openapi import problems
+from gateway.shapes import (
+    DEFAULT_CONFIDENCE,
+    BatchIn,
+    Confidence,
+    Format,
+    ImageIn,
+    JobIn,
+    JobList,
+    JobOut,
+    QuoteIn,
+    QuoteOut,
+)
+
+router = APIRouter()
+
+# Of a batch that is waited for, how often it is looked at.
+WAIT_POLL_S = 0.05
+EVENT_POLL_S = 0.25
+# An empty comment now and then, so that nothing between takes a quiet stream for a dead one.
+HEARTBEAT_S = 15.0
+STREAMS_MAX = 200
+
+_streams = 0
+
+# Quotes --------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/quotes",
+    status_code=201,
+    summary="The exact price of pictures, before anything runs",
+    response_model=QuoteOut,
+    responses=problems(*openapi.SPENDING),
+    openapi_extra=openapi.body(QuoteIn, one=True, many=True),
+)
+async def make_quote(request: Request, caller: CallerDependency) -> Response:
+    """Nothing is held. The quote binds until `expires_at`: running it can never take more.
+
+    The pictures are kept for it, so that a batch or a job may name the quote alone.
+    """
+    app = current()
+    with budget.reserve() as reservation:
+        body = await read_body(request, reservation, app.settings.request_bytes_max)
+        quote = await lane.run(app, lambda: _quote(app, caller, body))
+    return JSONResponse(quote_answer(quote), status_code=201)
+
+
+def _quote(app: Application, caller: ApiCaller, body: Body) -> Quote:
+    options = parse_fields(QuoteIn, body.fields)
+    one = ImageIn(image_url=options.image_url, image=options.image, name=options.name)
+    named = [one] if options.image_url is not None or options.image is not None else []
+    pictures = _pictures(app, body, [*named, *(options.images or [])])
+    return _quote_pictures(app, caller, pictures, options.model, options.img_size)
+
+
+@router.get("/quotes/{quote_id}", response_model=QuoteOut, responses=problems(404), summary="A quote")
+def get_quote(caller: CallerDependency, quote_id: str) -> Response:
+    """A quote of the account, also when it has expired."""
+    return JSONResponse(quote_answer(quotes.get_quote(current(), caller, quote_id)))
+
+
+# Runs ----------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/batch",
+    summary="Run many pictures and wait for all of them",
+    response_model=None,
+    responses={
+        **openapi.alternatives("The finished job with the outcome of each picture.", JobOut, **openapi.FORMATS),
+        **problems(*openapi.SPENDING),
+    },
+    openapi_extra=openapi.spending(BatchIn, many=True),
+)
+async def run_batch(request: Request, caller: CallerDependency) -> Response:
+    """One quote with the discount of its size, one hold, an outcome for each picture; what fails costs nothing.
+
+    The job goes on if the connection breaks: send the request again with the same `Idempotency-Key`, or look for it
+    under `/v1/jobs`.
+    """
+    app = current()
+    with budget.reserve() as reservation:
+        body = await read_body(request, reservation, app.settings.request_bytes_max)
+        key = read_idempotency_key(request)
+        options = parse_fields(BatchIn, body.fields)
+        job, replayed = await lane.run(app, lambda: _start(app, caller, body, options, key, None))
+    while job.status != "finished":
+        await anyio.sleep(WAIT_POLL_S)
+        job = (await run_in_threadpool(run_report.report_run, app, caller, job.id)).job
+    report = await run_in_threadpool(run_report.report_run, app, caller, job.id, with_outcomes=True)
+    return _write_results(report, options.format, options.confidence, options.classes, replayed=replayed)
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    summary="Run many pictures without waiting",
+    response_model=JobOut,
+    responses=problems(*openapi.SPENDING),
+    openapi_extra=openapi.spending(JobIn, many=True),
+)
+async def create_job(request: Request, caller: CallerDependency) -> Response:
+    """The same as a batch, answered at once. Follow it by `GET`, by events, or by a webhook."""
+    app = current()
+    with budget.reserve() as reservation:
+        body = await read_body(request, reservation, app.settings.request_bytes_max)
+        key = read_idempotency_key(request)
+        options = parse_fields(JobIn, body.fields)
+        job, replayed = await lane.run(app, lambda: _start(app, caller, body, options, key, options.webhook_url))
+    report = await run_in_threadpool(run_report.report_run, app, caller, job.id)
+    headers = {"Location": f"/v1/jobs/{job.id}", **({"Idempotent-Replayed": "true"} if replayed else {})}
+    return JSONResponse(job_answer(report, with_results=False), status_code=202, headers=headers)
+
+
+@router.get("/jobs", response_model=JobList, responses=problems(404), summary="The newest jobs")
+def list_jobs(
+    caller: CallerDependency,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Annotated[str | None, Query(max_length=64, description="A job's id: go on after it.")] = None,
+) -> Response:
+    """Newest first, without results."""
+    app = current()
+    start: tuple[datetime, str] | None = None
+    if before is not None:
+        last = run_report.report_run(app, caller, before).job
+        start = (last.created_at, last.id)
+    reports = run_report.list_runs(app, caller, limit=limit, before=start)
+    following = reports[-1].job.id if len(reports) == limit else None
+    return JSONResponse({"jobs": [job_answer(report, with_results=False) for report in reports], "next": following})
+
+
+@router.get("/jobs/{job_id}", response_model=JobOut, responses=problems(404), summary="A job")
+def get_job(caller: CallerDependency, job_id: str) -> Response:
+    """How far it is and what it cost so far."""
+    return JSONResponse(job_answer(run_report.report_run(current(), caller, job_id), with_results=False))
+
+
+@router.get(
+    "/jobs/{job_id}/results",
+    response_model=None,
+    responses={
+        **openapi.alternatives("The job with the outcome of each picture so far.", JobOut, **openapi.FORMATS),
+        **problems(404),
+    },
+    summary="The outcomes of a job",
+)
+def get_job_results(
+    caller: CallerDependency,
+    job_id: str,
+    format: Format = "json",
+    confidence: Confidence = DEFAULT_CONFIDENCE,
+    classes: Annotated[str | None, Query(max_length=1000)] = None,
+) -> Response:
+    """Free as often as it is read; another confidence or other classes are a filter, not a run."""
+    report = run_report.report_run(current(), caller, job_id, with_outcomes=True)
+    names = [name.strip() for name in classes.split(",") if name.strip()] if classes else None
+    return _write_results(report, format, confidence, names)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=JobOut,
+    responses=problems(404),
+    summary="Cancel what has not started",
+)
+def cancel(caller: CallerDependency, job_id: str) -> Response:
+    """Its price is given back at once; the picture in hand is finished. Cancelling again changes nothing."""
+    app = current()
+    cancel_job(app, caller, job_id)
+    return JSONResponse(job_answer(run_report.report_run(app, caller, job_id), with_results=False))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=None,
+    responses={
+        200: {
+            "description": "`progress` at each change and `finished` at the end; the data is the job.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems(404),
+    },
+    summary="Follow a job by server-sent events",
+)
+async def follow_job(request: Request, caller: CallerDependency, job_id: str) -> Response:
+    """The stream ends with the job."""
+    app = current()
+    if _streams >= STREAMS_MAX:
+        raise RateLimitedError(
+            "Too many streams are open: ask for the job by GET instead.", limit="streams", retry_after_s=5
+        )
+    report = await run_in_threadpool(run_report.report_run, app, caller, job_id)
+    return StreamingResponse(
+        _events(app, caller, report), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _events(app: Application, caller: ApiCaller, report: RunReport) -> AsyncIterator[str]:
+    global _streams  # noqa: PLW0603  # how many there are in this process
+    _streams += 1
+    try:
+        told: Any = None
+        told_at = time.monotonic()
+        while True:
+            finished = report.job.status == "finished"
+            if finished or report.progress != told:
+                told, told_at = report.progress, time.monotonic()
+                yield _event("finished" if finished else "progress", report)
+            elif time.monotonic() - told_at > HEARTBEAT_S:
+                told_at = time.monotonic()
+                yield ":\n\n"
+            if finished:
+                return
+            await anyio.sleep(EVENT_POLL_S)
+            try:
+                report = await run_in_threadpool(run_report.report_run, app, caller, report.job.id)
+            except JobNotFoundError:
+                return
+    finally:
+        _streams -= 1
+
+
+def _event(kind: Literal["progress", "finished"], report: RunReport) -> str:
+    data = JSONResponse(job_answer(report, with_results=False)).body
+    return f"event: {kind}\ndata: {bytes(data).decode()}\n\n"
+
+
+# Starting one --------------------------------------------------------------------------------------
+
+
+def _start(
+    app: Application,
+    caller: ApiCaller,
+    body: Body,
+    options: BatchIn,
+    key: str | None,
+    webhook_url: str | None,
+) -> tuple[Job, bool]:
+    """The job of a request, and whether its idempotency key had started it before."""
+    require_role(caller, "member")
+    if options.quote_id is not None and (body.files or options.images):
+        raise InvalidRequestError(
+            "Send a quote_id or pictures, and not both.", errors=[{"field": "quote_id", "message": "alone"}]
+        )
+    pictures = [] if options.quote_id is not None else _pictures(app, body, options.images or [])
+    request = {
+        "operation": "run",
+        "images": [dict(picture.facts) for picture in pictures],
+        **options.model_dump(exclude={"images", "format", "confidence", "classes"}),
+    }
+    if key is not None:
+        earlier = metered_detection.find_run(app, caller, key, request)
+        if earlier is not None:
+            return earlier, True
+    if webhook_url is not None:
+        app.fetcher.check_webhook_url(webhook_url)
+    require_free_run(caller)
+    if options.quote_id is not None:
+        quote = quotes.get_quote(app, caller, options.quote_id)
+        require_model(caller, quote.model)
+    else:
+        quote = _quote_pictures(app, caller, pictures, options.model, options.img_size)
+    files = _stored_files(app, caller, quote)
+    job = metered_detection.submit_quote(
+        app,
+        caller,
+        quote.id,
+        files,
+        idempotency_key=key,
+        request=request,
+        budget_id=budget_of(caller),
+        webhook_url=webhook_url,
+    )
+    return job, False
+
+
+def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Picture]:
+    count = len(body.files) + len(images)
+    if count == 0:
+        raise ImageEmptyError("There is no picture in the request: send one or more.")
+    if count > app.settings.batch_images_max:
+        raise TooManyImagesError(
+            f"At most {app.settings.batch_images_max} images run in one batch: send fewer at once.",
+            images_max=app.settings.batch_images_max,
+        )
+    return [
+        *(picture_of_file(name, data) for name, data in body.files),
+        *(picture_of_json(image, position) for position, image in enumerate(images)),
+    ]
+
+
+def _quote_pictures(app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int) -> Quote:
+    """Price pictures, and keep them so that the quote alone is enough to run them."""
+    require_model(caller, model)
+    quotes.require_size(img_size)
+    app.registry.resolve(model)
+    app.rates.hit_images(caller.id, len(pictures))
+    prepared = []
+    stages = Stages()
+    for picture in pictures:
+        data = load_picture(app, picture, stages)
+        prepared.append(quotes.prepare_image(app, picture.name, data))
+        app.blobs.put(caller.account_id, data)
+    return quotes.quote_batch(app, caller, prepared, model=model, img_size=img_size)
+
+
+def _stored_files(app: Application, caller: ApiCaller, quote: Quote) -> dict[str, bytes]:
+    files = {}
+    for line in quotes.quote_lines(quote):
+        try:
+            files[line.file_sha256] = app.blobs.get(caller.account_id, line.file_sha256)
+        except FileNotFoundError:
+            continue  # `submit_quote` says which quote lacks its pictures
+    return files
+
+
+def _write_results(
+    report: RunReport, format: str, confidence: float, classes: list[str] | None, *, replayed: bool = False
+) -> Response:
+    images = [
+        Labelled(one.image.name, one.image.width, one.image.height, wanted(one.detections, confidence, classes))
+        for one in report.outcomes
+        if one.detections is not None
+    ]
+    answer = job_answer(report, with_results=True, confidence=confidence, classes=classes)
+    return write(format, images, answer, {"Idempotent-Replayed": "true"} if replayed else None)

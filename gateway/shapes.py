@@ -1,0 +1,392 @@
+"""What programs send and get, as OpenAPI shows it. Amounts are tokens, boxes pixels of the original image."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from core.geometry import IMG_SIZES_PX
+from core.inference.detections import CONFIDENCE_STORED_MIN
+
+DEFAULT_CONFIDENCE = 0.25
+DEFAULT_IMG_SIZE = 640
+DEFAULT_MODEL = "yolov8s-fall"
+
+Format = Literal["json", "coco", "yolo", "csv"]
+
+
+def _split(value: Any) -> Any:
+    # A query or a form has one text where JSON has a list.
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[Annotated[str, Field(max_length=100)]], BeforeValidator(_split), Field(max_length=1000)]
+Confidence = Annotated[
+    float,
+    Field(ge=CONFIDENCE_STORED_MIN, le=1, description="Detections below it are left out; changing it later is free."),
+]
+Classes = Annotated[Names | None, Field(description="Only these classes, by name; also comma-separated.")]
+
+
+class Sent(BaseModel):
+    """A body. A field that is not known is an error: a misspelt one would be ignored in silence."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ImageIn(Sent):
+    """A picture: `image_url` or `image`."""
+
+    image_url: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="Its address; public https or http.",
+        examples=["https://example.com/bus.jpg"],
+    )
+    image: str | None = Field(default=None, description="Its bytes in base64; a data URL will do.")
+    name: str | None = Field(default=None, max_length=200, description="What to call it in results and receipts.")
+
+
+class RunOptions(Sent):
+    """What a run is asked for, and how its result is wanted."""
+
+    model: str = Field(default=DEFAULT_MODEL, max_length=100, description="A name from GET /v1/models.")
+    img_size: int = Field(
+        default=DEFAULT_IMG_SIZE,
+        description="The longer side of the network input in pixels; it decides the price.",
+        json_schema_extra={"enum": list(IMG_SIZES_PX)},
+    )
+    confidence: Confidence = DEFAULT_CONFIDENCE
+    classes: Classes = None
+    format: Format = Field(default="json", description="How the result is written.")
+
+
+class DetectIn(RunOptions, ImageIn):
+    """One picture, answered at once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"image_url": "https://example.com/bus.jpg", "model": "yolov8l", "img_size": 960}}
+    )
+
+    annotated: Literal["png"] | None = Field(default=None, description="Answer with the picture, boxes drawn.")
+
+
+class BatchIn(RunOptions):
+    """Many pictures with one quote; or a quote that was made before, by its id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"images": [{"image_url": "https://example.com/bus.jpg"}], "model": "yolov8s", "img_size": 640}
+        }
+    )
+
+    images: list[ImageIn] | None = Field(default=None, description="The pictures; or leave it out and name a quote_id.")
+    quote_id: str | None = Field(default=None, max_length=64, description="A quote whose pictures were sent with it.")
+
+
+class JobIn(BatchIn):
+    """The same, answered at once with a job that goes on by itself."""
+
+    webhook_url: str | None = Field(
+        default=None, max_length=2048, description="Called once with the finished job, signed (Standard Webhooks)."
+    )
+
+
+class QuoteIn(RunOptions, ImageIn):
+    """One picture or many: their exact price."""
+
+    images: list[ImageIn] | None = Field(default=None, description="Many pictures instead of one.")
+
+
+class KeyIn(Sent):
+    """A new API key. What is left out limits nothing."""
+
+    name: str = Field(min_length=1, max_length=80, examples=["gate camera"])
+    models: list[Annotated[str, Field(max_length=100)]] | None = Field(default=None, max_length=100)
+    networks: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        default=None,
+        max_length=100,
+        description="Addresses or CIDR networks that may use it.",
+        examples=[["203.0.113.0/24"]],
+    )
+    day_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    month_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    expires_at: datetime | None = None
+    manages_keys: bool = False
+
+
+class RotateIn(Sent):
+    """How long the old secret goes on working."""
+
+    grace_s: Literal[0, 3600, 86400, 604800] = 86400
+
+
+# Answers -------------------------------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` says what to do next; facts such as `required` stand beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None = None
+
+
+class Box(Answer):
+    """A box in pixels of the original, upright image."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Prediction(Answer):
+    """One detected object."""
+
+    class_: int = Field(alias="class")
+    name: str
+    confidence: float
+    box: Box
+
+
+class Usage(Answer):
+    """What one picture cost, and the balance right after it. `times_ms` by stage."""
+
+    tokens: float
+    remaining_tokens: float
+    held_tokens: float
+    cached: bool
+    receipt_id: str | None
+    quote_id: str
+    price_version: str
+    times_ms: dict[str, float]
+
+
+class ImageOut(Answer):
+    """The picture as it was received. `sha256` is that of its decoded pixels."""
+
+    name: str
+    width: int
+    height: int
+    sha256: str
+
+
+class DetectOut(Answer):
+    """The answer for one picture."""
+
+    id: str
+    job_id: str
+    model: str
+    model_version: str
+    img_size: int
+    image: ImageOut
+    predictions: list[Prediction]
+    usage: Usage
+
+
+class ResultOut(Answer):
+    """A stored result."""
+
+    id: str
+    job_id: str
+    model: str
+    model_version: str
+    img_size: int
+    image: ImageOut
+    predictions: list[Prediction]
+    created_at: datetime
+
+
+class QuoteImage(Answer):
+    """The price of one picture; `free_reason` says why it costs nothing."""
+
+    name: str
+    width: int
+    height: int
+    input_width: int
+    input_height: int
+    list_tokens: float
+    tokens: float
+    free_reason: Literal["processed", "duplicate"] | None
+
+
+class QuoteOut(Answer):
+    """An exact price that binds until `expires_at`."""
+
+    id: str
+    tokens: float
+    list_tokens: float
+    discount_percent: float
+    price_version: str
+    model: str
+    model_version: str
+    img_size: int
+    created_at: datetime
+    expires_at: datetime
+    images: list[QuoteImage]
+
+
+class JobImages(Answer):
+    """How many pictures ended how."""
+
+    total: int
+    done: int
+    charged: int
+    free: int
+    failed: int
+    cancelled: int
+    interrupted: int
+
+
+class JobUsage(Answer):
+    """What a job was quoted, what it took so far, what it holds and gave back; and the account's balance now."""
+
+    quoted_tokens: float
+    tokens: float
+    held_tokens: float
+    returned_tokens: float
+    remaining_tokens: float
+
+
+class ImageUsage(Answer):
+    """What one picture of a job cost."""
+
+    tokens: float
+    cached: bool
+    receipt_id: str | None
+
+
+class ImageResult(Answer):
+    """The outcome of one picture of a job; `error` is a code."""
+
+    position: int
+    name: str
+    status: Literal["queued", "running", "charged", "free", "failed", "cancelled", "interrupted"]
+    error: str | None
+    id: str | None
+    predictions: list[Prediction]
+    usage: ImageUsage
+
+
+class JobOut(Answer):
+    """A job; `results` only where they are asked for."""
+
+    id: str
+    status: Literal["queued", "running", "finished"]
+    quote_id: str
+    model: str
+    model_version: str
+    img_size: int
+    created_at: datetime
+    finished_at: datetime | None
+    images: JobImages
+    usage: JobUsage
+    results: list[ImageResult] | None = None
+
+
+class JobList(Answer):
+    """A page of jobs, newest first; `next` goes into `before` for the page after it."""
+
+    jobs: list[JobOut]
+    next: str | None
+
+
+class BalanceOut(Answer):
+    """`remaining_tokens` = `tokens` (settled) − `held_tokens`."""
+
+    tokens: float
+    held_tokens: float
+    remaining_tokens: float
+    currency: str
+    price_per_token: str
+
+
+class UsageTotals(Answer):
+    """Sums of a period."""
+
+    tokens: float
+    images: int
+    charged: int
+    free: int
+    failed: int
+
+
+class UsageDay(Answer):
+    """One model on one day."""
+
+    day: str
+    model: str
+    tokens: float
+    images: int
+
+
+class UsageOut(Answer):
+    """A period `start` ≤ t < `end`; days are those of `time_zone`."""
+
+    start: datetime
+    end: datetime
+    time_zone: str
+    totals: UsageTotals
+    days: list[UsageDay]
+
+
+class ModelOut(Answer):
+    """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here."""
+
+    name: str
+    title: str
+    state: Literal["ready", "fetchable", "missing"]
+    version: str | None
+    beta: str | None
+    price_version: str
+
+
+class KeyOut(Answer):
+    """An API key. `secret` is there once, in the answer that made it."""
+
+    id: str
+    name: str
+    prefix: str
+    state: Literal["active", "expiring", "expired", "revoked"]
+    models: list[str] | None
+    networks: list[str] | None
+    day_cap_tokens: float | None
+    month_cap_tokens: float | None
+    day_tokens: float
+    month_tokens: float
+    manages_keys: bool
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    replaced_by: str | None
+    secret: str | None = None
+
+
+class KeyList(Answer):
+    """The account's keys, newest first, also those that ended."""
+
+    keys: list[KeyOut]
+
+
+class WebhookSecretOut(Answer):
+    """What the account's webhooks are signed with."""
+
+    secret: str
+
+
+# What bodies and answers of several types name in the OpenAPI document by themselves.
+NAMED: list[type[BaseModel]] = [DetectIn, BatchIn, JobIn, QuoteIn, DetectOut, JobOut, ResultOut]
