@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Mount
 from core.config import load_settings
 from core.logs import configure_logging
 from core.services import admin, application
-from core.services.application import current
+from core.services.application import Application, current
 from core.services.job_runner import JobRunner
 from core.services.webhooks import WebhookSender
 from gateway import account, detect, docs, metrics, openapi, receipts, results, runs, shapes
@@ -98,6 +98,14 @@ def gateway_routes() -> list[BaseRoute]:
     return [Mount("/v1", api), Mount("/yolo", advertised)]
 
 
+def _redis_probe(app: Application) -> Callable[[], metrics.RedisState] | None:
+    """How Redis is, from what is known; None without one."""
+    link = app.redis
+    if link is None:
+        return None
+    return lambda: metrics.RedisState(link.state == "closed", link.failures, app.rates.fallbacks)
+
+
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     """Open the database, start engine, runner and webhooks; stop them in reverse."""
@@ -111,6 +119,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     sender = WebhookSender(vision_meter, webhook_body, told=metrics.count_delivery)
     sender.start()
     application.set_current(vision_meter)
+    metrics.set_redis_probe(_redis_probe(vision_meter))
     # Streamlit runs a full collection after every script run. What is loaded by now never becomes garbage,
     # so it is taken out of the collector's sight (bench/rerun_latency.py shows what that is worth).
     gc.collect()

@@ -25,6 +25,7 @@ from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import PriceBook, Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
+from core.services.mirror import publish_balance
 from core.services.stages import Stages
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
@@ -39,11 +40,12 @@ LATE_RULE = "rule:late"
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a captured image left behind: ids, and the account's balance right after it."""
+    """What a captured image left behind: ids, and the account's balance in its version right after it."""
 
     result_id: str
     receipt_id: str
     balance: Balance
+    version: int
 
 
 def run_image(
@@ -60,7 +62,9 @@ def run_image(
     try:
         inference = _infer(app, job, image, decoded, stages)
         with stages.measure("capture"):
-            return _settle(app, job, image, inference)
+            charge = _settle(app, job, image, inference)
+        publish_balance(app.redis, job.account_id, charge.version, charge.balance.available_mt)
+        return charge
     except HoldEndedError:
         # The lease ran out while the model ran (a machine that slept, say): the money is back, so no result.
         _give_back(app, job, image, "interrupted", None)
@@ -169,7 +173,7 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
     _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
-    return Charge(result.id, receipt.id, Balance(entry.posted_after_mt, entry.held_after_mt))
+    return Charge(result.id, receipt.id, Balance(entry.posted_after_mt, entry.held_after_mt), entry.seq)
 
 
 def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
