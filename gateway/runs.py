@@ -27,7 +27,6 @@ from core.services import metered_detection, quotes, run_report
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application, current
 from core.services.job_runner import cancel_job
-from core.services.mirror import refuse_early
 from core.services.run_report import RunReport
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -307,7 +306,6 @@ def _start(
         require_model(caller, quote.model)
     else:
         quote = _quote_pictures(app, caller, pictures, options.model, options.img_size)
-    refuse_early(app.redis, app.db, caller.account_id, quote.total_mt)
     files = _stored_files(app, caller, quote)
     job = metered_detection.submit_quote(
         app,

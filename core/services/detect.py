@@ -35,12 +35,13 @@ from core.ledger.idempotency import begin_idempotent, complete_idempotent, find_
 from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
 from core.pricing import receipts
+from core.pricing.book import current_prices
 from core.pricing.tables import Quote
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application
 from core.services.metered_detection import RUN, hold_image, require_affordable
-from core.services.mirror import ResultCache
-from core.services.quotes import PreparedImage, quote_lines, require_size, store_quote
+from core.services.mirror import ResultCache, read_balance
+from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
 from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, answer_free, give_back, run_image
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -165,6 +166,7 @@ def _start(
     request: Mapping[str, Any],
 ) -> _Started | Mapping[str, Any]:
     """Claim the key, quote, hold and store the run in one transaction; or the answer that the key has already."""
+    _refuse_early(app, caller, image, version, img_size, key)
     with app.db.write() as session:
         if key is not None:
             earlier = _claim(session, caller, key, request)
@@ -202,6 +204,26 @@ def _start(
                 answer |= {"posted_mt": balance.posted_mt, "held_mt": balance.held_mt}
             complete_idempotent(session, caller.account_id, RUN, key, answer)
         return _Started(job, row, balance)
+
+
+def _refuse_early(
+    app: Application, caller: Caller, image: PreparedImage, version: ModelVersion, img_size: int, key: str | None
+) -> None:
+    """Let nobody take a turn to write who could not pay anyway; only where Redis says so and the database agrees.
+
+    The database decides the same a moment later where Redis says nothing.
+    """
+    mirrored = read_balance(app.redis, caller.account_id)
+    if mirrored is None or key is not None:
+        return
+    model = version.model.name
+    charge_key = make_charge_key(image.image_sha256, version.version, img_size)
+    with app.db.read() as session:
+        price_mt = current_prices(session).price_image(image.height, image.width, img_size, model)[1]
+        if mirrored.available_mt >= price_mt or jobs.find_results(session, caller.account_id, [charge_key]):
+            return
+        if not ledger.find_taken_keys(session, caller.account_id, [charge_key]):
+            ledger.require_available(session, caller.account_id, price_mt)
 
 
 def _claim(session: Session, caller: Caller, key: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
