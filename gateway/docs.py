@@ -7,8 +7,10 @@ from functools import cache
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
+from markdown_it import MarkdownIt
 
 from core import errors
+from core.config import ROOT
 from core.errors import VisionMeterError
 from gateway.problems import HTTP_STATUS, TITLES
 
@@ -23,7 +25,7 @@ OTHER_CODES = {
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
     "code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{overflow-x:auto;padding:.75rem;border:1px solid}"
-    "dt{margin-top:1rem;font-weight:600}dd{margin-left:0}table{border-collapse:collapse}td,th{"
+    "html{-webkit-text-size-adjust:100%}*{overflow-wrap:anywhere}dt{margin-top:1rem;font-weight:600}dd{margin-left:0}table{border-collapse:collapse}td,th{"
     "padding:.25rem .75rem .25rem 0;text-align:left;vertical-align:top}"
 )
 
@@ -32,6 +34,19 @@ STYLE = (
 def error_codes() -> HTMLResponse:
     """Every code with its status and its meaning; the `type` of a problem document leads here."""
     return HTMLResponse(_errors_page())
+
+
+@router.get("/docs")
+def documentation() -> HTMLResponse:
+    """`docs/api.md`, and the way to the OpenAPI document."""
+    return HTMLResponse(_documentation_page())
+
+
+@cache
+def _documentation_page() -> str:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    links = '<p><a href="openapi.json">OpenAPI</a> · <a href="errors">Error codes</a></p>'
+    return page("VisionMeter: HTTP API", links + MarkdownIt("commonmark").enable("table").render(text))
 
 
 @cache
