@@ -12,14 +12,14 @@ from collections import deque
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.db import new_id
 from core.logs import request_facts
 from gateway import metrics
+from gateway.problems import make_problem
 
 log = logging.getLogger("visionmeter.http")
 
@@ -28,6 +28,10 @@ PREFIXES = ("/v1", "/yolo")
 CLIENT_LEFT = 499
 # Asked every few seconds by machines: their successes are written at DEBUG.
 PROBES = frozenset({"/v1/healthz", "/v1/readyz", "/v1/metrics"})
+INTERNAL = (
+    "Something went wrong here. Send the request again with the same Idempotency-Key; if it fails again, tell the "
+    "operator its request_id."
+)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?[^}]*\}")
@@ -213,20 +217,8 @@ class _Exchange:
         self._kept_back = []
         if self._status is not None or self._left:
             return  # the answer is under way: the server cuts it off, which its client notices
-        problem = JSONResponse(
-            {
-                "type": f"{_base_url(self._scope)}/v1/errors#internal",
-                "title": "Internal error",
-                "status": 500,
-                "detail": "Something went wrong here. Send the request again with the same Idempotency-Key; if it "
-                "fails again, tell the operator its request_id.",
-                "code": "internal",
-                "request_id": self._request_id,
-            },
-            500,
-            headers={"X-Request-Id": self._request_id},
-            media_type="application/problem+json",
-        )
+        problem = make_problem(HTTPConnection(self._scope), 500, "internal", INTERNAL)
+        problem.headers["X-Request-Id"] = self._request_id
         try:
             await problem(self._scope, self.receive, self._pass_on)
         except OSError:
@@ -265,9 +257,3 @@ class _Exchange:
         if self._left or self._status is None:
             return CLIENT_LEFT
         return self._status
-
-
-def _base_url(scope: Scope) -> str:
-    """Scheme and host as the client called them; empty, which makes an address relative, when it named no host."""
-    host = Headers(scope=scope).get("host")
-    return f"{scope.get('scheme', 'http')}://{host}{scope.get('app_root_path', '')}" if host else ""

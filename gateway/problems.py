@@ -189,8 +189,12 @@ def make_problem(
 
 
 def base_url(request: HTTPConnection) -> str:
-    """Scheme and host as the client called them."""
-    return f"{request.url.scheme}://{request.headers.get('host') or request.url.netloc}"
+    """Scheme and host as the client called them; empty, which makes a relative address, when it named no host.
+
+    Not taken apart, as `request.url` would be: a Host header may be no host at all, and is then a ValueError.
+    """
+    host = request.headers.get("host")
+    return f"{request.scope.get('scheme', 'http')}://{host}" if host else ""
 
 
 def _tokens(name: str, value: Any) -> Any:

@@ -32,13 +32,13 @@ from starlette.types import Message
 
 from core.config import Settings
 from core.db import Database
-from core.errors import InferenceError, VisionMeterError
+from core.errors import InferenceError
 from core.ledger import ledger
 from core.services.application import Application, set_current
 from gateway import metrics
-from gateway.main import problem_response
 from gateway.metrics import REGISTRY, RedisState
 from gateway.observe import Observe, choose_request_id
+from gateway.problems import add_handlers
 from tests.conftest import MODEL
 
 SEED = 20_260_419
@@ -58,7 +58,7 @@ def authenticate(request: Request) -> None:
 def create_routes() -> FastAPI:
     """Routes of every kind that the middleware meets."""
     api = FastAPI()
-    api.add_exception_handler(VisionMeterError, problem_response)
+    add_handlers(api)
     api.include_router(metrics.router)
     deep = APIRouter(prefix="/{result_id}")
     gate = SimpleNamespace(open=threading.Event())
@@ -386,6 +386,13 @@ def test_a_problem_without_a_host(site: Starlette) -> None:
     assert b'"type":"/v1/errors#internal"' in body["body"]
 
 
+@pytest.mark.parametrize("host", [b"[", b"[::1", b"a b", "ä".encode(), b"x" * 10_000, b"//"])
+def test_a_host_that_is_none(site: Starlette, host: bytes) -> None:
+    """A Host header that no address can have makes no error of ours out of the client's."""
+    assert call(site, "/v1/nothing", [(b"host", host)])[0]["status"] == 404
+    assert call(site, "/v1/boom/x", [(b"host", host)])[0]["status"] == 500
+
+
 def test_an_expected_500_passes(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     """An answer that a route meant is not replaced, be it whole or streamed; it is logged as a warning."""
     assert client.get("/v1/expected").json()["code"] == "inference_failed"
@@ -476,6 +483,54 @@ def test_who_leaves_in_the_middle_of_an_upload_is_a_499(url: str, caplog: pytest
     echo, plain = until(lambda: len(request_lines(caplog)) == 2 and request_lines(caplog))
     for line in (echo, plain):
         assert (line.status, line.exc_info, line.bytes_in) == (499, None, 4)
+
+
+@pytest.mark.parametrize("reads", [0, 2])
+def test_a_look_at_the_client_takes_nothing_away(caplog: pytest.LogCaptureFixture, reads: int) -> None:
+    """A server that tells each thing once: whoever reads gets the body and the end, and the line says 499 anyway."""
+    told: list[Message] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    seen: list[str] = []
+
+    async def answers_first(_scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(reads):
+            seen.append((await receive())["type"])
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async def receive() -> Message:
+        return told.pop(0)
+
+    async def send(_message: Message) -> None:
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/x", "headers": []}
+    asyncio.run(Observe(answers_first)(scope, receive, send))
+    assert seen == ["http.request", "http.disconnect"][:reads]
+    assert [line.status for line in request_lines(caplog)] == [499]
+
+
+def test_a_streamed_500_is_not_kept_back() -> None:
+    """What is more than one piece goes on as it comes, whatever its status."""
+    arrived: list[int] = []
+
+    async def streams(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        for piece in (b"a", b"b"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            arrived.append(len(sent))
+        await send({"type": "http.response.body", "body": b""})
+
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/x", "headers": []}
+    asyncio.run(Observe(streams)(scope, receive, send))
+    assert (arrived, len(sent)) == ([2, 3], 4)
 
 
 def test_the_body_arrives_whole(url: str) -> None:
