@@ -23,7 +23,8 @@ from core.errors import VisionMeterError
 from core.services import sign_in
 from core.services.application import Application, set_current
 from gateway.guard import PortalGuard
-from gateway.main import HTTP_STATUS, create_api, problem_response
+from gateway.main import create_api
+from gateway.problems import HTTP_STATUS, problem_response
 from gateway.session import BODY_BYTES_MAX, session_routes
 from tests.conftest import MODEL, PASSWORD, OpenApp
 
@@ -44,7 +45,6 @@ PLAIN_400 = {
     "voucher_not_found",
     "voucher_used",
     "weak_password",
-    "weights_refused",
 }
 
 
@@ -78,8 +78,10 @@ def test_healthz(client: TestClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-def test_readyz(client: TestClient) -> None:
-    """With a database and a model it is ready, and says on which device with which models."""
+def test_readyz(client: TestClient, app: Application) -> None:
+    """With a database, a model and a runner it is ready, and says on which device with which models."""
+    assert client.get("/v1/readyz").json()["problems"] == ["runner"]
+    app.hands.runner = "this test"
     answer = client.get("/v1/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ready", "problems": [], "device": "cpu", "models": [MODEL]}
@@ -93,7 +95,7 @@ def test_not_ready_without_a_model(open_app: OpenApp, tmp_path: Path) -> None:
         answer = serve(app).get("/v1/readyz")
     finally:
         set_current(None)
-    assert (answer.status_code, answer.json()["problems"]) == (503, ["models"])
+    assert (answer.status_code, answer.json()["problems"]) == (503, ["models", "runner"])
 
 
 def test_models(client: TestClient, app: Application) -> None:
@@ -224,15 +226,18 @@ def test_published_statuses(code: str, status: int) -> None:
 def test_problem_document() -> None:
     """A failure becomes an RFC 9457 document with the numbers that a program needs."""
     error = errors.InsufficientTokensError(required_mt=1500, available_mt=200)
+    scope = {"type": "http", "scheme": "http", "path": "/", "headers": [(b"host", b"vision.example")]}
     # In a thread of its own: the browser tests leave an event loop running in this one.
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(asyncio.run, problem_response(Request({"type": "http"}), error)).result()
+        answer = pool.submit(asyncio.run, problem_response(Request(scope), error)).result()
     assert answer.status_code == 402
     assert answer.media_type == "application/problem+json"
     body = json.loads(bytes(answer.body))
-    assert body["type"] == "urn:visionmeter:insufficient_tokens"
-    assert (body["required_mt"], body["available_mt"], body["missing_mt"]) == (1500, 200, 1300)
-    assert "1.300" in body["title"]
+    assert body["type"] == "http://vision.example/v1/errors#insufficient_tokens"
+    assert (body["required"], body["available"], body["missing"]) == (1.5, 0.2, 1.3)
+    assert (body["code"], body["status"], body["title"]) == ("insufficient_tokens", 402, "Not enough tokens")
+    assert body["top_up_url"] == "http://vision.example/top_up"
+    assert "1.300" in body["detail"]
 
 
 @pytest.mark.parametrize("body", ['{"ticket":"\\ud800"}', "[" * 4000, "7", "null"])
