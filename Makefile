@@ -62,7 +62,7 @@ constraints: install ## resolve requirements-dev.txt afresh into constraints.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url requirements-dev.txt >> constraints.txt
 
 clean: ## remove what make made; data/ and weights that you added stay
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-artifacts
+	rm -rf $(VENV) *.egg-info clients/python/src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-artifacts
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	rm -f weights/yolov8s-fall.pt
 	if [ -d weights ]; then rmdir weights 2>/dev/null || true; fi

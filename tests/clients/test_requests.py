@@ -214,8 +214,8 @@ def test_the_key_is_nowhere_to_be_read(
     assert HOST in repr(clients[0])
 
 
-def test_no_proxy_reads_what_goes_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment is for other hosts, where https keeps the key from it."""
+def test_no_proxy_reads_what_goes_in_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is for https, where it sees no key."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)

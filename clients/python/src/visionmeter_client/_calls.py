@@ -124,6 +124,14 @@ def annotated_result(result_id: str, confidence: float | None, classes: Sequence
     return Request("GET", f"/results/{_segment(result_id)}", _content, query=query)
 
 
+def export_result(
+    result_id: str, file_format: str, confidence: float | None, classes: Sequence[str] | None
+) -> Request[bytes]:
+    """A stored result, in a format for other programs."""
+    query = {"format": file_format, **_filters(confidence, classes)}
+    return Request("GET", f"/results/{_segment(result_id)}", _content, query=query)
+
+
 def receipt(receipt_id: str) -> Request[Receipt]:
     """One charge, from which its price can be recomputed."""
     return Request("GET", f"/receipts/{_segment(receipt_id)}", _read_receipt)

@@ -22,7 +22,7 @@ class Connection:
     host: str
     api_key: str | None = field(repr=False)
     timeout_s: float
-    is_loopback: bool
+    is_encrypted: bool
 
     def arguments(self) -> dict[str, Any]:
         """What an `httpx` client takes."""
@@ -35,8 +35,8 @@ class Connection:
             "timeout": httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_TIMEOUT_S_MAX)),
             # The key would travel with a redirect, to wherever it leads.
             "follow_redirects": False,
-            # A proxy of the environment would read what goes to this machine in clear.
-            "trust_env": not self.is_loopback,
+            # A proxy of the environment would read what goes there in clear.
+            "trust_env": self.is_encrypted,
         }
 
 
@@ -49,19 +49,18 @@ def check_connection(host: str, api_key: str | None, *, timeout_s: float, allow_
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
         raise ValueError("The host is an address such as https://vision.example.com or http://localhost:8501.")
-    is_loopback = _is_loopback(url.host)
     if api_key is not None:
         api_key = api_key.strip()
         # What no header can carry would be quoted, key and all, in the error that refuses it.
         if not KEY.fullmatch(api_key):
             raise ValueError("The API key has characters that no key has: copy it again.")
-        if url.scheme == "http" and not is_loopback and not allow_http:
+        if url.scheme == "http" and not _is_loopback(url.host) and not allow_http:
             raise ValueError(
                 f"The key would go to {url.host} unencrypted: use https, or say allow_http=True on a network you trust."
             )
     if not timeout_s > 0:
         raise ValueError("timeout_s is a number of seconds above 0.")
-    return Connection(host, api_key, timeout_s, is_loopback)
+    return Connection(host, api_key, timeout_s, is_encrypted=url.scheme == "https")
 
 
 def _is_loopback(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The same client for programs that await: asyncio or trio."""
+"""The same client for programs that await."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class AsyncVisionMeter:
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> bytes:
-        """A job's results as a file: `json`, `csv`, `coco` or `yolo`."""
+        """A job's results as one file: `json`, `csv`, `coco` or `yolo` (which tells images apart by nothing)."""
         return await self._send(calls.export(job_id, file_format, confidence, classes))
 
     async def result(
@@ -216,6 +216,17 @@ class AsyncVisionMeter:
     ) -> bytes:
         """A PNG of the image of a stored result with the boxes drawn, free."""
         return await self._send(calls.annotated_result(result_id, confidence, classes))
+
+    async def export_result(
+        self,
+        result_id: str,
+        file_format: str,
+        *,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> bytes:
+        """A stored result as a file, free: `json`, `csv`, `coco` or `yolo` (the image's label file)."""
+        return await self._send(calls.export_result(result_id, file_format, confidence, classes))
 
     async def receipt(self, receipt_id: str) -> Receipt:
         """One charge with all that it takes to recompute its price."""

@@ -200,7 +200,7 @@ class VisionMeter:
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> bytes:
-        """A job's results as a file: `json`, `csv`, `coco` or `yolo`."""
+        """A job's results as one file: `json`, `csv`, `coco` or `yolo` (which tells images apart by nothing)."""
         return self._send(calls.export(job_id, file_format, confidence, classes))
 
     def result(
@@ -214,6 +214,17 @@ class VisionMeter:
     ) -> bytes:
         """A PNG of the image of a stored result with the boxes drawn, free."""
         return self._send(calls.annotated_result(result_id, confidence, classes))
+
+    def export_result(
+        self,
+        result_id: str,
+        file_format: str,
+        *,
+        confidence: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> bytes:
+        """A stored result as a file, free: `json`, `csv`, `coco` or `yolo` (the image's label file)."""
+        return self._send(calls.export_result(result_id, file_format, confidence, classes))
 
     def receipt(self, receipt_id: str) -> Receipt:
         """One charge with all that it takes to recompute its price."""

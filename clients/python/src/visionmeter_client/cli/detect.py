@@ -53,7 +53,8 @@ def detect(
     quote: Annotated[bool, typer.Option("--quote", help="Show the exact price first, and ask.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its boxes there, as PNG.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write each image with its boxes there as PNG; with yolo also labels."),
     ] = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", help="Print the results in this format, and nothing else.")
@@ -67,6 +68,9 @@ def detect(
     With --quote and nobody to ask (no terminal, no --yes) it shows the price and runs nothing.
     """
     _check_files(images)
+    with_labels = file_format is Format.YOLO and output is not None
+    if file_format is Format.YOLO and output is None and len(images) > 1:
+        fail("YOLO has a label file for each image: say with --output DIR where they go.")
     # Where the results are for a program, everything else goes to the error stream.
     console = Console(stderr=file_format is not None, highlight=False, markup=False)
     shown = Shown(confidence=confidence, classes=classes.split(",") if classes else None)
@@ -81,8 +85,8 @@ def detect(
             job = client.create_job(images, model=model, img_size=img_size, **shown)
         job = _follow(client, job, shown)
         if output is not None:
-            _write_annotated(client, job, output, shown)
-        if file_format is not None:
+            _write_files(client, job, output, shown, with_labels=with_labels)
+        if file_format is not None and not with_labels:
             typer.echo(client.export(job.id, file_format, **shown), nl=False)
     _print_outcome(console, job, with_lines=file_format is None)
     if any(not image.has_succeeded for image in job.results):
@@ -147,17 +151,22 @@ def _follow(client: VisionMeter, job: Job, shown: Shown) -> Job:
         raise
 
 
-def _write_annotated(client: VisionMeter, job: Job, folder: Path, shown: Shown) -> None:
-    written: Counter[str] = Counter()
+def _write_files(client: VisionMeter, job: Job, folder: Path, shown: Shown, *, with_labels: bool) -> None:
+    named: Counter[str] = Counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for image in job.results:
-            if image.id is not None and image.has_succeeded:
-                # Never the name of an original; images of the same name get a number.
-                stem = f"{Path(image.name).stem}.detected"
-                written[stem] += 1
-                number = f".{written[stem]}" if written[stem] > 1 else ""
-                (folder / f"{stem}{number}.png").write_bytes(client.annotated_result(image.id, **shown))
+            # Images of the same name get a number, also where one of them failed.
+            stem = Path(image.name).stem
+            named[stem] += 1
+            if named[stem] > 1:
+                stem = f"{stem}.{named[stem]}"
+            if image.id is None or not image.has_succeeded:
+                continue
+            # Never the name of an original.
+            (folder / f"{stem}.detected.png").write_bytes(client.annotated_result(image.id, **shown))
+            if with_labels:
+                (folder / f"{stem}.txt").write_bytes(client.export_result(image.id, Format.YOLO, **shown))
     except OSError as error:
         fail(f"{folder} cannot be written: {error.strerror}. The job {job.id} is done and paid.")
 
