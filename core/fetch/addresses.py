@@ -26,7 +26,7 @@ _HOST_CHARACTERS_MAX = 253
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[^/?#:@\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<target>[/?][^#]*)?(?P<fragment>#.*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # else the long s of httpſ is an s
 )
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 # As the WHATWG's URL standard tells an IPv4 address from a name: by its last part.
@@ -213,7 +213,7 @@ def _ascii_name(text: str) -> str:
     if not name.isascii():
         try:
             name = idna.encode(text, uts46=True, std3_rules=True).decode("ascii")
-        except idna.IDNAError:
+        except UnicodeError:  # which idna's own error is, too
             raise NotCalledError("The host of the address is no name that can be looked up: correct it.") from None
     return name.removesuffix(".")
 

@@ -45,6 +45,7 @@ def resolve_by(resolve: Resolve, host: str, port: int, deadline: Deadline) -> Se
     """What `resolve` answers. Raises `httpcore.ReadTimeout` at the deadline, `OSError` where there is no such name."""
     answers: list[Sequence[str]] = []
     failures: list[Exception] = []
+    places = _LOOKUPS
 
     def look_up() -> None:
         try:
@@ -52,15 +53,15 @@ def resolve_by(resolve: Resolve, host: str, port: int, deadline: Deadline) -> Se
         except Exception as error:  # handed to the caller, who waits for it
             failures.append(error)
         finally:
-            _LOOKUPS.release()
+            places.release()
 
-    if not _LOOKUPS.acquire(timeout=deadline.left_s()):
+    if not places.acquire(timeout=deadline.left_s()):
         raise httpcore.ReadTimeout("all look-ups are busy")
     thread = threading.Thread(target=look_up, name="look-up", daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        _LOOKUPS.release()
+        places.release()
         raise OSError("no thread for a look-up") from None
     thread.join(deadline.left_s())
     if failures:
