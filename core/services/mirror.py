@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.db import Database
-from core.errors import InsufficientTokensError
-from core.ledger import ledger
 from core.redis_link import RedisLink, RedisUnavailableError
 
 KEPT_S = 3600
@@ -53,7 +50,10 @@ def publish_balance(link: RedisLink | None, account_id: str, version: int, avail
 
 
 def read_balance(link: RedisLink | None, account_id: str) -> MirroredBalance | None:
-    """The balance as Redis repeats it: to be shown, or to be asked about, never to be decided by."""
+    """The balance as Redis repeats it: to be shown, or as a reason to ask the database before work is begun.
+
+    It may be too low (a top-up that Redis missed) as well as too high, so it is never itself a reason for a 402.
+    """
     if link is None:
         return None
     try:
@@ -61,21 +61,6 @@ def read_balance(link: RedisLink | None, account_id: str) -> MirroredBalance | N
         return MirroredBalance(*(int(field) for field in fields if field is not None))
     except (RedisUnavailableError, ValueError, TypeError):
         return None
-
-
-def refuse_early(link: RedisLink | None, db: Database, account_id: str, required_mt: int) -> None:
-    """Raises `InsufficientTokensError` before work is begun that cannot be paid, and only if the database agrees.
-
-    Redis only says whether to ask the database now. Where it says nothing, or that there is enough, the hold decides
-    later, as it does without Redis.
-    """
-    mirrored = read_balance(link, account_id)
-    if mirrored is None or mirrored.available_mt >= required_mt:
-        return
-    with db.read() as session:
-        available_mt = ledger.get_balance(session, account_id).available_mt
-    if available_mt < required_mt:
-        raise InsufficientTokensError(required_mt=required_mt, available_mt=available_mt)
 
 
 class ResultCache:

@@ -111,6 +111,16 @@ def test_exactly_the_limit_passes_under_sixteen_threads(limiters: Limiters, coun
     assert pair[0].fallbacks == pair[1].fallbacks == 0
 
 
+def test_two_at_once_do_not_both_take_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen room for 10 images before either is counted: one passes."""
+    limiter = RateLimiter(SMALL)
+    both_looked = threading.Barrier(2, timeout=PATIENCE_S)
+    monkeypatch.setattr(limiter, "_ask", lambda _question, *, decides: both_looked.wait() and None)
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(lambda _: passes(lambda: limiter.hit_images("key_a", 10)), range(2)))
+    assert sorted(outcomes) == [False, True]
+
+
 def test_no_second_has_more_requests_than_the_limit(limiters: Limiters) -> None:
     """8 threads try all the time for 2.5 s: at least two seconds' worth passes, and never 6 within one second."""
     pair = limiters(SMALL)
@@ -227,6 +237,15 @@ def test_redis_may_forget_its_scripts(open_limiter: OpenLimiter, server: RedisSe
     assert limiter.remaining("key_a").images.remaining == 596
     assert limiter._link is not None
     assert (limiter.fallbacks, limiter._link.state, limiter._link.failures) == (0, CLOSED, 0)
+
+
+def test_what_this_process_refuses_takes_nothing_from_others(open_limiter: OpenLimiter, server: RedisServer) -> None:
+    """After a flush, a key that is at its limit here is refused without being counted in Redis."""
+    one, two = open_limiter(SMALL), open_limiter(SMALL)
+    one.hit_images("key_a", 10)
+    server.flush()
+    assert not passes(lambda: one.hit_images("key_a", 4))
+    two.hit_images("key_a", 10)
 
 
 @pytest.mark.parametrize("harm", ["flush", "restart", "kill", "freeze"])
