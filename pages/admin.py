@@ -1,4 +1,4 @@
-"""Admin: vouchers, customers, models, prices, and the ledger's check. For the operator."""
+"""Admin: vouchers, customers, models, prices, the ledger's check and the audit log. For the operator."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from core.money import format_tokens, parse_tokens
 from core.payments.tables import Voucher
 from core.services import account_view, admin, top_up
 from core.services.application import current
+from ui.audit_log import show_audit_log
 from ui.customers import show_customers
 from ui.format import local_time, percent, time_zone
 from ui.i18n import _, ngettext
@@ -199,8 +200,8 @@ def show_prices() -> None:
 
 
 st.title(_("Admin"))
-vouchers_tab, customers_tab, models_tab, prices_tab, ledger_tab = st.tabs(
-    [_("Vouchers"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load")]
+vouchers_tab, customers_tab, models_tab, prices_tab, ledger_tab, audit_tab = st.tabs(
+    [_("Vouchers"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load"), _("Audit log")]
 )
 with vouchers_tab:
     show_vouchers()
@@ -212,3 +213,5 @@ with prices_tab:
     show_prices()
 with ledger_tab:
     show_ledger()
+with audit_tab:
+    show_audit_log()

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 
@@ -110,6 +110,12 @@ def touch_key(session: Session, key_id: str, moment: datetime) -> None:
 def key_names(session: Session, account_id: str) -> dict[str, str]:
     """Name and prefix of every key of an account by its id: who acted in its entries."""
     rows = session.exec(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(ApiKey.account_id == account_id)).all()
+    return {key_id: f"{name} ({prefix}…)" for key_id, name, prefix in rows}
+
+
+def names_of(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """Name and prefix of some keys by id."""
+    rows = session.exec(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(col(ApiKey.id).in_(ids))).all()
     return {key_id: f"{name} ({prefix}…)" for key_id, name, prefix in rows}
 
 

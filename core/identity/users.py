@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 
@@ -156,6 +156,11 @@ def set_role(session: Session, user_id: str, role: str) -> None:
 def actor_names(session: Session, account_id: str) -> Mapping[str, str]:
     """The address of everybody who belongs or ever belonged to an account, by user id."""
     return dict(session.exec(select(User.id, User.email).where(User.account_id == account_id)).all())
+
+
+def names_of(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """The addresses of some users by id."""
+    return dict(session.exec(select(User.id, User.email).where(col(User.id).in_(ids))).all())
 
 
 def set_language(session: Session, user_id: str, language: str) -> None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from sqlmodel import col, select
 
 from core.errors import VisionMeterError
+from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.inference.registry import Model, ModelState, ModelVersion
 from core.ledger.spending import Spending, get_spending
@@ -124,4 +125,7 @@ def list_models(app: Application) -> list[ModelView]:
 def fetch_model(app: Application, operator: User, name: str) -> ModelVersion:
     """Download a model's published weights. Raises `NotAllowedError`, `ModelNotReadyError`, `WeightsRefusedError`."""
     require_operator(operator)
-    return app.registry.fetch(name)
+    version = app.registry.fetch(name)
+    with app.db.write() as session:
+        record_event(session, actor=operator.id, action="model.fetch", subject=name, details={"sha256": version.sha256})
+    return version

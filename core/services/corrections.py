@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlmodel import Session, col
 
 from core.errors import HoldEndedError
+from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.ledger import corrections
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
@@ -108,6 +109,7 @@ def refund_charge(
             amount_mt = max(corrections.refundable_mt(session, hold_id), 1)
         entry = corrections.refund_capture(session, hold_id, amount_mt, reason=reason, actor=operator.id)
         _complete(session, entry, "refund", idempotency_key)
+        _record(session, operator, "balance.refund", hold.account_id, hold_id, amount_mt=amount_mt, reason=reason)
     return amount_mt
 
 
@@ -127,6 +129,7 @@ def adjust_balance(
         if answer is None:
             entry = corrections.post_adjustment(session, account_id, amount_mt, reason=reason, actor=operator.id)
             answer = _complete(session, entry, "adjustment", idempotency_key)
+            _record(session, operator, "balance.adjust", account_id, account_id, amount_mt=amount_mt, reason=reason)
     return int(answer["posted_after_mt"])
 
 
@@ -138,7 +141,14 @@ def freeze_account(app: Application, operator: User, account_id: str, *, frozen:
     require_operator(operator)
     with app.db.write() as session:
         entry = corrections.set_frozen(session, account_id, frozen=frozen, reason=reason, actor=operator.id)
+        if entry is not None:
+            action = "account.freeze" if frozen else "account.unfreeze"
+            _record(session, operator, action, account_id, account_id, reason=reason)
     return entry is not None
+
+
+def _record(session: Session, operator: User, action: str, account_id: str, subject: str, **details: str | int) -> None:
+    record_event(session, actor=operator.id, action=action, subject=subject, account_id=account_id, details=details)
 
 
 def _complete(session: Session, entry: Entry, operation: str, key: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from core.errors import (
 from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.inference.images import DecodedImage, count_pixels, decode_image
-from core.inference.pixel_gate import PixelGate
+from core.inference.pixel_gate import IN_FLIGHT
 from core.inference.registry import ModelVersion
 from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
@@ -53,8 +53,6 @@ ATTEMPTS_MAX = 3
 # An outcome that took nothing and says nothing of the picture: the same key may run again.
 _NOT_DONE = ("interrupted", "cancelled")
 _NOT_DONE_CODES = (EngineBusyError.code, EngineStoppedError.code, FIRST_ATTEMPT_FAILED)
-# What waits for the engine decoded, three bytes a pixel, beside what is being decoded.
-_IN_FLIGHT = PixelGate(100_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def detect(
     require_size(img_size)
     version = app.registry.resolve(model)
     limits = app.settings
-    with _IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):
+    with IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):
         with stages.measure("decode"):
             decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
             image = PreparedImage(name[:200], hash_bytes(data), decoded.sha256, decoded.height, decoded.width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.ledger import spending
 from core.ledger.spending import Spending
@@ -41,6 +42,14 @@ def set_limits(
     with app.db.write() as session:
         spending.set_caps(session, owner.account_id, day_cap_mt=day_cap_mt, month_cap_mt=month_cap_mt)
         spending.set_alert(session, owner.account_id, alert_below_mt)
+        record_event(
+            session,
+            actor=owner.id,
+            action="limits.set",
+            subject=owner.account_id,
+            account_id=owner.account_id,
+            details={"day_cap_mt": day_cap_mt, "month_cap_mt": month_cap_mt, "alert_below_mt": alert_below_mt},
+        )
 
 
 def list_alerts(app: Application, user: User) -> Sequence[LowBalanceAlert]:

@@ -18,7 +18,7 @@ from core.errors import (
 )
 from core.geometry import IMG_SIZES_PX
 from core.identity.callers import Caller
-from core.inference.images import decode_image, encode_jpeg
+from core.inference.images import DecodedImage, decode_image, encode_jpeg
 from core.inference.registry import ModelVersion
 from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
@@ -79,14 +79,21 @@ def quote_lines(quote: Quote) -> list[QuoteLine]:
 
 def prepare_image(app: Application, name: str, data: bytes) -> PreparedImage:
     """Look at an upload. Raises a subclass of `ImageRefusedError` when it cannot be served."""
-    return preview_image(app, name, data)[0]
+    return _describe(name, data, _decode(app, data))
 
 
 def preview_image(app: Application, name: str, data: bytes) -> tuple[PreparedImage, bytes]:
     """`prepare_image`, and a thumbnail as JPEG with a longer side of at most 192 pixels; decodes once."""
-    image = decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
-    thumbnail = encode_jpeg(image.pixels, longest_side_px=THUMBNAIL_PX)
-    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width), thumbnail
+    image = _decode(app, data)
+    return _describe(name, data, image), encode_jpeg(image.pixels, longest_side_px=THUMBNAIL_PX)
+
+
+def _decode(app: Application, data: bytes) -> DecodedImage:
+    return decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
+
+
+def _describe(name: str, data: bytes, image: DecodedImage) -> PreparedImage:
+    return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width)
 
 
 def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str:

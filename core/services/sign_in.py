@@ -9,6 +9,7 @@ from sqlmodel import Session
 from core.db import one_at_a_time
 from core.errors import BadCredentialsError, EmailTakenError, InvalidEmailError
 from core.identity import invitations, sessions, users
+from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.ledger import ledger
 from core.money import to_millitokens
@@ -39,6 +40,7 @@ def sign_up(app: Application, email: str, password: str, *, language: str = "en"
                 role=invited.role,
                 language=language,
             )
+        record_event(session, actor=user.id, action="user.sign_up", subject=user.id, account_id=user.account_id)
         return sessions.issue_ticket(session, user.id)
 
 
@@ -75,6 +77,7 @@ def sign_in(app: Application, email: str, password: str) -> str:
     user = users.check_credentials(user, password)
     with app.db.write() as session:
         users.forget_attempt(session, attempt_id)
+        record_event(session, actor=user.id, action="user.sign_in", subject=user.id, account_id=user.account_id)
         return sessions.issue_ticket(session, user.id)
 
 

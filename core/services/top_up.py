@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from core.errors import NotAllowedError
+from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
@@ -39,6 +40,7 @@ def redeem_voucher(app: Application, user: User, code: str, *, idempotency_key: 
         complete_idempotent(
             session, user.account_id, "redeem_voucher", idempotency_key, {"amount_mt": voucher.amount_mt}
         )
+        record_event(session, actor=user.id, action="voucher.redeem", subject=voucher.id, account_id=user.account_id)
     return voucher.amount_mt
 
 
@@ -54,7 +56,7 @@ def make_vouchers(
     """New vouchers. Raises `NotAllowedError` for anybody but an operator, `InvalidAmountError` off the limits."""
     require_operator(operator)
     with app.db.write() as session:
-        return vouchers.make_vouchers(
+        made = vouchers.make_vouchers(
             session,
             count=count,
             amount_mt=amount_mt,
@@ -62,13 +64,21 @@ def make_vouchers(
             note=note[:200],
             expires_at=expires_at,
         )
+        for voucher in made:
+            record_event(
+                session, actor=operator.id, action="voucher.make", subject=voucher.id, details={"amount_mt": amount_mt}
+            )
+        return made
 
 
 def revoke_voucher(app: Application, operator: User, voucher_id: str) -> bool:
     """Withdraw a voucher; False when it was redeemed or withdrawn before. Raises `NotAllowedError`."""
     require_operator(operator)
     with app.db.write() as session:
-        return vouchers.revoke_voucher(session, voucher_id)
+        revoked = vouchers.revoke_voucher(session, voucher_id)
+        if revoked:
+            record_event(session, actor=operator.id, action="voucher.withdraw", subject=voucher_id)
+        return revoked
 
 
 def list_vouchers(app: Application, operator: User) -> Sequence[Voucher]:

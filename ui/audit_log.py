@@ -1,0 +1,93 @@
+"""Admin, Audit log: who did what, page by page, and as CSV."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.services import audit_trail
+from core.services.application import current
+from ui.format import local_time
+from ui.i18n import _
+from ui.session import require_operator
+
+PER_PAGE = 100
+CSV_EVENTS_MAX = 50_000
+
+
+def action_words(action: str) -> str:
+    """What was done, in words; an action that has none is shown as it is stored."""
+    words = {
+        "user.sign_up": _("signed up"),
+        "user.sign_in": _("signed in"),
+        "team.invite": _("invited somebody"),
+        "team.withdraw_invitation": _("withdrew an invitation"),
+        "team.set_role": _("changed a role"),
+        "team.remove": _("removed a member"),
+        "key.create": _("made an API key"),
+        "key.rotate": _("rotated an API key"),
+        "key.revoke": _("revoked an API key"),
+        "webhook.read_secret": _("read the webhooks' secret"),
+        "limits.set": _("set limits"),
+        "voucher.make": _("made a voucher"),
+        "voucher.withdraw": _("withdrew a voucher"),
+        "voucher.redeem": _("redeemed a voucher"),
+        "balance.refund": _("refunded a charge"),
+        "balance.adjust": _("adjusted a balance"),
+        "account.freeze": _("froze an account"),
+        "account.unfreeze": _("unfroze an account"),
+        "model.fetch": _("fetched a model"),
+    }
+    return words.get(action, action)
+
+
+def show_audit_log() -> None:
+    """The newest events of everybody or of one account."""
+    app = current()
+    operator = require_operator()
+    st.caption(_("Written together with each deed, and never changed. Images, secrets and addresses are not in it."))
+    account = st.text_input(_("Account (optional)"), key="audit_account", max_chars=64).strip()
+    pages: list = st.session_state.setdefault("audit_pages", [None])
+    if st.session_state.get("audit_shown") != account:
+        st.session_state["audit_shown"] = account
+        pages[:] = [None]
+    lines = audit_trail.list_trail(app, operator, account_id=account or None, before=pages[-1], limit=PER_PAGE)
+    if not lines:
+        st.info(
+            _("No account with this number has done anything yet: check the number, or leave the field empty.")
+            if account
+            else _("Nothing has been done yet: sign-ins, keys, limits, vouchers and corrections will stand here.")
+        )
+        return
+    st.dataframe(
+        [
+            {
+                _("Time"): local_time(line.event.created_at),
+                _("Who"): line.actor,
+                _("What"): action_words(line.event.action),
+                _("To what"): line.event.subject,
+                _("Account"): line.event.account_id or "",
+                _("Details"): line.details,
+                _("Request"): line.event.request_id or "",
+            }
+            for line in lines
+        ],
+        hide_index=True,
+    )
+    with st.container(horizontal=True):
+        if len(pages) > 1 and st.button(_("Newer"), icon=":material/arrow_back:", key="audit_newer"):
+            pages.pop()
+            st.rerun()
+        if len(lines) == PER_PAGE and st.button(_("Older"), icon=":material/arrow_forward:", key="audit_older"):
+            pages.append((lines[-1].event.created_at, lines[-1].event.id))
+            st.rerun()
+        st.download_button(
+            _("CSV"),
+            data=lambda: audit_trail.trail_csv(
+                audit_trail.list_trail(app, require_operator(), account_id=account or None, limit=CSV_EVENTS_MAX)
+            ),
+            file_name="audit-log.csv",
+            mime="text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+            key="audit_csv",
+        )
