@@ -81,7 +81,7 @@ def show_audit_log() -> None:
             pages.append((lines[-1].event.created_at, lines[-1].event.id))
             st.rerun()
         st.download_button(
-            _("CSV"),
+            _("Audit log as CSV"),
             data=lambda: audit_trail.trail_csv(
                 audit_trail.list_trail(app, require_operator(), account_id=account or None, limit=CSV_EVENTS_MAX)
             ),
