@@ -231,7 +231,8 @@ def _take_over_libraries() -> None:
         if isinstance(logger, logging.Logger) and any(map(_is_plain, logger.handlers)):
             logger.handlers = [handler for handler in logger.handlers if not _is_plain(handler)]
             logger.propagate = True
-    # Lines with raw paths and addresses: ours has the route, and no log has a customer's image_url.
+    # Lines with raw paths and addresses: ours has the route, and no log has a customer's image_url. The last one lists
+    # at every start what it has found.
     logging.getLogger("uvicorn.access").disabled = True
-    for name in ("httpx", "httpcore", "urllib3"):
+    for name in ("httpx", "httpcore", "urllib3", "alembic.runtime.plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)

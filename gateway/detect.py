@@ -121,7 +121,7 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
     found = wanted(outcome.detections, options.confidence, options.classes)
     times_ms = stages.so_far()
     if not outcome.replayed:
-        metrics.count_image(outcome.image.status, options.model, charged_mt=outcome.amount_mt, times_ms=times_ms)
+        metrics.count_stages(times_ms)
     headers = detect_headers(outcome, times_ms)
     if options.annotated is not None:
         data = data or app.blobs.get(caller.account_id, outcome.image.file_sha256)

@@ -23,11 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import NotAllowedError, NotSignedInError
 from core.services.application import current
 from core.services.load import get_load
+from core.usage.records import on_record
+from core.usage.tables import UsageRecord
 
 OTHER = "other"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-OUTCOMES = ("charged", "free", "failed", "cancelled", "interrupted", "refused")
-STAGES = ("fetch", "decode", "hold", "wait", "model", "capture")
+STAGES_OF_A_REQUEST = ("fetch", "decode", "hold", "capture")
 DELIVERY_OUTCOMES = ("delivered", "retried", "given_up")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # What a proxy on this machine passes on comes from the loopback too; it carries one of these.
@@ -77,22 +78,23 @@ def count_request(route: str, method: str, status: int, seconds: float) -> None:
     _request_seconds.labels(route).observe(seconds)
 
 
-def count_image(outcome: str, model: str, *, charged_mt: int = 0, times_ms: Mapping[str, float] | None = None) -> None:
-    """One image with its outcome, the milli-tokens captured for it, and the stages that it went through.
-
-    A model that the registry does not know, an outcome or a stage that is none of ours counts as `other`.
-    """
-    _images.labels(_one_of(OUTCOMES, outcome), _known_model(model)).inc()
-    if charged_mt:
-        _charged_mt.inc(charged_mt)
-    for stage, ms in (times_ms or {}).items():
-        observe_stage(stage, ms / 1000)
+def count_stages(times_ms: Mapping[str, float]) -> None:
+    """How long one image was in the stages of a request. `wait` and `model` are counted with its record."""
+    for stage in STAGES_OF_A_REQUEST:
+        if stage in times_ms:
+            _stage_seconds.labels(stage).observe(times_ms[stage] / 1000)
 
 
-def observe_stage(stage: str, seconds: float) -> None:
-    """How long one image was in one of `STAGES`. `total` is no stage and is passed over."""
-    if stage != "total":
-        _stage_seconds.labels(_one_of(STAGES, stage)).observe(seconds)
+def _count_record(record: UsageRecord) -> None:
+    """One image with its outcome, whoever ran it: a request or the runner."""
+    _images.labels(record.outcome, record.model).inc()
+    _charged_mt.inc(record.amount_mt)
+    for stage, ms in (("wait", record.wait_ms), ("model", record.model_ms)):
+        if ms is not None:
+            _stage_seconds.labels(stage).observe(ms / 1000)
+
+
+on_record(_count_record)
 
 
 def count_rate_limited() -> None:
@@ -116,13 +118,6 @@ def set_redis_probe(probe: Callable[[], RedisState] | None) -> None:
 
 def _one_of(names: Collection[str], name: str) -> str:
     return name if name in names else OTHER
-
-
-def _known_model(name: str) -> str:
-    try:
-        return _one_of([model.name for model in current().registry.models()], name)
-    except RuntimeError:
-        return OTHER  # no application has been started, so no model is known
 
 
 # Reading at a scrape -------------------------------------------------------------------------------

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from core.db import table_of
 from core.slots import slot_of
 from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
+
+_listeners: list[Callable[[UsageRecord], None]] = []
+
+
+def on_record(tell: Callable[[UsageRecord], None]) -> None:
+    """Tell this of every record of this process once it was committed, in the thread that did. It must not fail."""
+    _listeners.append(tell)
 
 
 def add_record(session: Session, record: UsageRecord) -> None:
@@ -30,6 +40,12 @@ def add_record(session: Session, record: UsageRecord) -> None:
             "amount_mt": record.amount_mt,
         },
     )
+    for tell in _listeners:
+        event.listen(session, "after_commit", partial(_tell, tell, record), once=True)
+
+
+def _tell(tell: Callable[[UsageRecord], None], record: UsageRecord, _session: Session) -> None:
+    tell(record)
 
 
 def _counting(insert: Any) -> Any:

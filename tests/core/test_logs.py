@@ -34,7 +34,7 @@ log = logging.getLogger("visionmeter.test")
 def configure() -> Iterator[Configure]:
     """Sets logging up on a stream of the test's, and afterwards puts back what was there."""
     root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
-    noisy = [logging.getLogger(name) for name in ("httpx", "httpcore", "urllib3")]
+    noisy = [logging.getLogger(name) for name in ("httpx", "httpcore", "urllib3", "alembic.runtime.plugins")]
     before = (list(root.handlers), root.level, access.disabled, [logger.level for logger in noisy])
 
     def on_a_stream(log_format: str, **changes: Any) -> io.StringIO:

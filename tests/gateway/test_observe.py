@@ -33,8 +33,15 @@ from starlette.types import Message
 from core.config import Settings
 from core.db import Database
 from core.errors import InferenceError
+from core.identity.tables import User
+from core.jobs.blobs import hash_bytes
 from core.ledger import ledger
 from core.services.application import Application, set_current
+from core.services.job_runner import JobRunner
+from core.services.metered_detection import submit_quote
+from core.services.quotes import prepare_image, quote_batch
+from core.usage.records import add_record
+from core.usage.tables import UsageRecord
 from gateway import metrics
 from gateway.metrics import REGISTRY, RedisState
 from gateway.observe import Observe, choose_request_id
@@ -588,35 +595,75 @@ def test_labels_are_bounded(client: TestClient) -> None:
     assert {method for _route, method, _status in added} <= {"GET", "POST", "other"}
 
 
-def test_images_stages_and_deliveries(app: Application) -> None:
-    """Each count goes where its names say; an invented name of anything becomes `other`."""
-    set_current(app)
-    try:
-        names = {"outcome": "charged", "model": MODEL}
-        other = {"outcome": "other", "model": "other"}
-        before = (
-            sample("visionmeter_images_total", **names),
-            sample("visionmeter_images_total", **other),
+def test_images_are_counted_once_committed(any_app: Application) -> None:
+    """Outcome, model, milli-tokens, wait and model's time of a record; nothing of a transaction that was undone."""
+
+    def record(**changes: Any) -> UsageRecord:
+        facts = {"account_id": account_id, "actor": "key_1", "model": MODEL, "model_version": "v"}
+        sizes = {"img_size": 640, "input_height": 384, "input_width": 640}
+        return UsageRecord(**{**facts, **sizes, "outcome": "charged", "amount_mt": 600, **changes})
+
+    def undo_a_record() -> None:
+        with any_app.db.write() as session:
+            add_record(session, record())
+            session.flush()
+            raise RuntimeError("undone")
+
+    def seen() -> list[float]:
+        return [
+            sample("visionmeter_images_total", outcome="charged", model=MODEL),
+            sample("visionmeter_images_total", outcome="failed", model=MODEL),
             sample("visionmeter_tokens_charged_millitokens_total"),
+            sample("visionmeter_stage_seconds_count", stage="wait"),
             sample("visionmeter_stage_seconds_sum", stage="model"),
-            sample("visionmeter_webhook_deliveries_total", outcome="delivered"),
-            sample("visionmeter_rate_limited_total"),
-        )
-        metrics.count_image("charged", MODEL, charged_mt=600, times_ms={"model": 250.0, "total": 300.0})
-        metrics.count_image("ann@example.com", "my model", times_ms={"invented": 1.0})
-        metrics.count_delivery("delivered")
-        metrics.count_delivery("https://example.com/hook")
-        metrics.count_rate_limited()
-    finally:
-        set_current(None)
-    assert sample("visionmeter_images_total", **names) == before[0] + 1
-    assert sample("visionmeter_images_total", **other) == before[1] + 1
-    assert sample("visionmeter_tokens_charged_millitokens_total") == before[2] + 600
-    assert sample("visionmeter_stage_seconds_sum", stage="model") == pytest.approx(before[3] + 0.25)
-    assert sample("visionmeter_webhook_deliveries_total", outcome="delivered") == before[4] + 1
-    assert sample("visionmeter_rate_limited_total") == before[5] + 1
+        ]
+
+    with any_app.db.write() as session:
+        account_id = ledger.open_account(session, "Ann").id
+    before = seen()
+    with any_app.db.write() as session:
+        add_record(session, record(wait_ms=5, model_ms=250))
+        add_record(session, record(outcome="failed", amount_mt=0))
+        assert seen() == before
+    with pytest.raises(RuntimeError):
+        undo_a_record()
+    assert [now - then for now, then in zip(seen(), before, strict=True)] == pytest.approx([1, 1, 600, 1, 0.25])
+
+
+def test_what_the_runner_does_is_counted(
+    any_app: Application,
+    sign_up: Callable[..., User],
+    start_runner: Callable[[Application], JobRunner],
+    photo_bytes: dict[str, bytes],
+) -> None:
+    """A picture of a job counts like one of a request: once, with its price."""
+    ann, data = sign_up(any_app), photo_bytes["bus.jpg"]
+    quote = quote_batch(any_app, ann, [prepare_image(any_app, "bus.jpg", data)], model=MODEL, img_size=320)
+    images = sample("visionmeter_images_total", outcome="charged", model=MODEL)
+    charged_mt = sample("visionmeter_tokens_charged_millitokens_total")
+    submit_quote(any_app, ann, quote.id, {hash_bytes(data): data})
+    start_runner(any_app)
+    until(lambda: sample("visionmeter_images_total", outcome="charged", model=MODEL) > images, timeout_s=60)
+    assert sample("visionmeter_images_total", outcome="charged", model=MODEL) == images + 1
+    assert sample("visionmeter_tokens_charged_millitokens_total") == charged_mt + quote.total_mt
+
+
+def test_stages_deliveries_and_limits() -> None:
+    """Each count goes where its name says; an invented name is passed over or becomes `other`."""
+    hold = sample("visionmeter_stage_seconds_sum", stage="hold")
+    model = sample("visionmeter_stage_seconds_count", stage="model")
+    delivered = sample("visionmeter_webhook_deliveries_total", outcome="delivered")
+    limited = sample("visionmeter_rate_limited_total")
+    metrics.count_stages({"hold": 20.0, "model": 250.0, "invented": 1.0, "total": 300.0})
+    metrics.count_delivery("delivered")
+    metrics.count_delivery("https://example.com/hook")
+    metrics.count_rate_limited()
+    assert sample("visionmeter_stage_seconds_sum", stage="hold") == pytest.approx(hold + 0.02)
+    assert sample("visionmeter_stage_seconds_count", stage="model") == model
+    assert sample("visionmeter_webhook_deliveries_total", outcome="delivered") == delivered + 1
+    assert sample("visionmeter_rate_limited_total") == limited + 1
     text = generate_latest(REGISTRY).decode()
-    assert not [word for word in ("ann@", "my model", "invented", "example.com", 'stage="total"') if word in text]
+    assert not [word for word in ("invented", "example.com", 'stage="total"') if word in text]
 
 
 def test_gauges_are_read_at_the_scrape(any_app: Application, client: TestClient) -> None:
