@@ -14,7 +14,8 @@ from core.errors import EngineBusyError, InvalidRequestError
 from core.identity.callers import ApiCaller
 from core.inference.draw import draw_detections
 from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
-from core.inference.images import decode_image, encode_png
+from core.inference.images import count_pixels, decode_image, encode_png
+from core.inference.pixel_gate import IN_FLIGHT
 from core.services import detect as detection
 from core.services.application import Application, current
 from core.services.stages import Stages
@@ -145,8 +146,10 @@ def _only_picture(body: Body, options: DetectIn) -> Picture:
 def draw(app: Application, data: bytes, found: Any) -> bytes:
     """A picture with its boxes, as PNG."""
     limits = app.settings
-    decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
-    return encode_png(draw_detections(decoded.pixels, found))
+    # Three times: as it is, with boxes, and as PNG, which for noise is no smaller.
+    with IN_FLIGHT.pass_through(3 * count_pixels(data)):
+        decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
+        return encode_png(draw_detections(decoded.pixels, found))
 
 
 def write(format: str, images: list[Labelled], answer: Any, headers: dict[str, str] | None = None) -> Response:

@@ -1,13 +1,14 @@
 """Uploads become pixels here, or are refused with a reason. The name of a file is never trusted.
 
-The header is read first and the number of pixels is bounded before anything is allocated. The whole image is
-decoded at preview, so that a file which breaks half-way is refused before it has a price.
+The header is read first, and the number of pieces and of pixels is bounded before anything is allocated. The whole
+image is decoded at preview, so that a file which breaks half-way is refused before it has a price.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,7 +26,10 @@ from core.errors import (
     ImageTooManyPixelsError,
     ImageUnsupportedError,
 )
+from core.inference.file_pieces import has_too_many_pieces
 from core.inference.pixel_gate import PixelGate
+
+Pixels: TypeAlias = NDArray[np.uint8]
 
 # A camera's MPO is opened as a JPEG; Pillow has no opener of that name, and asking for it is a KeyError.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -33,20 +37,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # A progressive JPEG has some ten scans. Each one costs a pass over all pixels, and a few bytes can ask for it.
 SCANS_MAX = 64
 _START_OF_SCAN = b"\xff\xda"
-# What is decoded at the same time, by whoever asks: nine bytes a pixel while it is done.
+# What is decoded at the same time, by whoever asks: eight bytes a pixel while it is done, and for some twice as much.
 _DECODING = PixelGate(64_000_000)
+# So many pixels are converted at once, so that the steps between do not take memory for the whole picture.
+_STRIP_PIXELS = 1_000_000
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_SIDEWAYS = (5, 6, 7, 8)
+# How pixels that are `(H, W, 3)` as they are stored lie in an upright array.
+_STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
 }
-
-Pixels: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
             bytes_max=bytes_max,
         )
     if data.count(_START_OF_SCAN) > SCANS_MAX and data.startswith(b"\xff\xd8"):
-        raise ImageBrokenError("The picture is built in an unusual way: export it again as a plain JPEG or PNG.")
+        raise _unusual()
     with _open(data) as image:
         kind = str(image.format)
         width, height = image.size
@@ -95,12 +102,12 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
                 pixels_max=pixels_max,
             )
         try:
-            if kind != "MPO" and getattr(image, "n_frames", 1) > 1:
+            if kind != "MPO" and _has_another_frame(image):
                 raise ImageAnimatedError("The file holds several frames: export one frame as a picture.")
-            with _DECODING.pass_through(width * height):
-                rgb = _to_rgb(_upright(image))
-                pixels = np.ascontiguousarray(rgb[:, :, ::-1])
-                del rgb
+            with _DECODING.pass_through(_decoding_pixels(image)):
+                pixels = _read_pixels(image)
+                digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
+                digest.update(pixels.data)
         except ImageRefusedError:
             raise
         except Exception as error:
@@ -109,8 +116,6 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int) -> DecodedImag
             raise ImageBrokenError(
                 "The picture is damaged and cannot be read to its end: export or copy it again."
             ) from error
-    digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
-    digest.update(pixels.data)
     return DecodedImage(pixels, digest.hexdigest(), "JPEG" if kind == "MPO" else kind)
 
 
@@ -130,6 +135,8 @@ def _open(data: bytes) -> Image.Image:
     installs a package from the network in the middle of a customer's request.
     """
     Image.init()
+    if has_too_many_pieces(data):
+        raise _unusual()
     for kind in FORMATS:
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(data[:16]) is not True:
@@ -144,24 +151,71 @@ def _open(data: bytes) -> Image.Image:
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as it is meant to be seen. Only the orientation is read: other EXIF fields may be damaged."""
+def _unusual() -> ImageBrokenError:
+    return ImageBrokenError("The picture is built in an unusual way: export it again as a plain JPEG or PNG.")
+
+
+def _has_another_frame(image: Image.Image) -> bool:
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1)) > 1
+    # A TIFF would be read to its last page for that, and may have a million.
     try:
-        turn = _TURNS.get(int(image.getexif().get(_ORIENTATION) or 1))
-    except Exception:
-        # A damaged EXIF block says nothing about the pixels.
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        image.seek(1)
+    except EOFError:
+        image.seek(0)
+        return False
+    return True
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
+def _decoding_pixels(image: Image.Image) -> int:
+    """As how many pixels a picture counts while it is decoded, by the memory that this takes."""
+    pixels = image.width * image.height
+    if image.format == "WEBP" or image.info.get("progressive"):
+        return 2 * pixels
+    if image.format == "TIFF":
+        # The decoder allocates a whole tile, and a tile may be larger than its picture.
+        tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF has it
+        return max(pixels, int(tags.get(_TILE_WIDTH) or 0) * int(tags.get(_TILE_LENGTH) or 0))
+    return pixels
+
+
+def _read_pixels(image: Image.Image) -> Pixels:
+    """`(H, W, 3)` BGR, as the image is meant to be seen."""
+    if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
+        # It is decoded in Python, a byte at a time.
+        raise ImageUnsupportedError("A compressed BMP is not accepted: export it as PNG.")
+    image.load()
     if image.mode in ("I", "F"):
         raise ImageUnsupportedError(
             "The pixels have 32 bits, of which nobody says what is black and what is white: export it with 8 or 16."
         )
+    width, height = image.size
+    orientation = _orientation(image)
+    pixels = np.empty((width, height, 3) if orientation in _SIDEWAYS else (height, width, 3), dtype=np.uint8)
+    stored = _STORED[orientation](pixels) if orientation in _STORED else pixels
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        stored[top : top + rows] = _to_rgb(strip)[:, :, ::-1]
+    return pixels
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the loaded image has to be turned; only that is read, for other EXIF fields may be damaged.
+
+    Pillow turns a TIFF while it loads it, and then says that nothing is to be done.
+    """
+    try:
+        return int(image.getexif().get(_ORIENTATION) or 1)
+    except Exception:
+        # A damaged EXIF block says nothing about the pixels.
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit grey at 255 and turn the picture white.
-        grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
 

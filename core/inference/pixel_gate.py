@@ -39,3 +39,7 @@ class PixelGate:
 
     def _has_room(self, pixels: int) -> bool:
         return self._inside == 0 or self._inside + pixels <= self._pixels_max
+
+
+# What requests have in memory decoded, beside what is being decoded: three bytes a pixel.
+IN_FLIGHT = PixelGate(100_000_000)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import random
 import struct
+import time
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core import errors
 from core.inference.images import DecodedImage, decode_image, encode_jpeg, encode_png
@@ -258,3 +259,79 @@ def test_pixels_without_a_known_range_are_refused(mode: str) -> None:
     Image.new(mode, (40, 40), 200).save(buffer, "TIFF")
     with pytest.raises(errors.ImageUnsupportedError):
         decode_image(buffer.getvalue(), bytes_max=10**7, pixels_max=10**7)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("tag", range(1, 10))
+def test_every_format_is_turned_once(photo: Image.Image, kind: str, tag: int) -> None:
+    """Pillow turns a TIFF by itself and leaves the others; each comes out upright bit by bit, 9 is no orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    options = {"tiffinfo": {274: tag}} if kind == "TIFF" else {"exif": exif.tobytes(), "lossless": True}
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(photo, kind, **options)))))
+    assert np.array_equal(decode_image(encoded(photo, kind, **options), **LIMITS).pixels[:, :, ::-1], upright)
+
+
+def pieces(kind: str) -> bytes:
+    """Less than 20 MB that are as many pieces as fit."""
+    picture = Image.new("RGB", (8, 8))
+    if kind == "TIFF":
+        tags = [(256, 3, 1, 1), (257, 4, 1, 2_400_000), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+        tags += [(273, 4, 2_400_000, 122), (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 2_400_000, 122 + 9_600_000)]
+        head = struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        return b"II*\0" + head + bytes(4) + struct.pack("<I", 8) * 2_400_000 + struct.pack("<I", 1) * 2_400_000
+    data = encoded(picture, "JPEG" if kind.startswith("JPEG") else "PNG")
+    at, piece = {
+        "JPEG": (2, b"\xff\xe5\0\2"),
+        "JPEG filling": (2, b"\xff"),
+        "JPEG between": (2, b"\1"),
+        "PNG": (33, png_chunk(b"prVt", b"")),
+        "PNG text": (33, png_chunk(b"tEXt", b"a\0b")),
+        "PNG data": (33, png_chunk(b"IDAT", b"")),
+    }[kind]
+    return data[:at] + piece * (19_000_000 // len(piece)) + data[at:]
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "JPEG filling", "JPEG between", "PNG", "PNG text", "PNG data", "TIFF"]
+)  # fmt: skip
+def test_millions_of_pieces_are_refused_at_once(kind: str) -> None:
+    """Pillow would read them one by one, for up to a minute and with hundreds of MB."""
+    data = pieces(kind)
+    began = time.process_time()
+    with pytest.raises(errors.ImageBrokenError, match="unusual"):
+        decode_image(data, **LIMITS)
+    assert time.process_time() - began < 1
+
+
+def test_a_thousand_pieces_are_nothing_unusual(photo: Image.Image) -> None:
+    """A PNG in chunks of 20 bytes and a JPEG with many comments have their pixels as ever."""
+    png, jpeg = encoded(photo.resize((81, 108)), "PNG"), encoded(photo, "JPEG")
+    body = png[png.index(b"IDAT") + 4 : png.index(b"IEND") - 8]
+    small = b"".join(png_chunk(b"IDAT", body[start : start + 20]) for start in range(0, len(body), 20))
+    split = png[:33] + small + png_chunk(b"IEND", b"")
+    assert small.count(b"IDAT") > 500
+    assert decode_image(split, **LIMITS).sha256 == decode_image(png, **LIMITS).sha256
+    commented = jpeg[:2] + b"\xff\xfe\0\4hi" * 1000 + jpeg[2:]
+    assert decode_image(commented, **LIMITS).sha256 == decode_image(jpeg, **LIMITS).sha256
+
+
+def test_a_tiff_of_a_hundred_thousand_pages_is_refused_at_once() -> None:
+    """It has several frames; how many is not counted."""
+    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)]
+    tags += [(277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 1)]
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    step = len(page) + 4
+    pages = b"".join(page + struct.pack("<I", 8 + step * number) for number in range(1, 100_001))
+    began = time.process_time()
+    with pytest.raises(errors.ImageAnimatedError):
+        decode_image(b"II*\0" + struct.pack("<I", 8) + pages + page + bytes(4), **LIMITS)
+    assert time.process_time() - began < 1
+
+
+def test_a_compressed_bmp_is_refused() -> None:
+    """It would be decoded in Python, a byte at a time."""
+    header = struct.pack("<IiiHHIIiiII", 40, 4000, 4000, 1, 8, 1, 0, 0, 0, 1, 0)
+    data = b"BM" + struct.pack("<IHHI", 0, 0, 0, 58) + header + bytes(4) + b"\xff\0" * 100_000
+    with pytest.raises(errors.ImageUnsupportedError, match="PNG"):
+        decode_image(data, **LIMITS)
