@@ -18,13 +18,13 @@ from core.services.application import current
 from gateway.answers import key_answer, time, tokens
 from gateway.auth import CallerDependency
 from gateway.openapi import problems
-from gateway.receipts import Moment
 from gateway.shapes import (
     BalanceOut,
     KeyIn,
     KeyList,
     KeyOut,
     ModelOut,
+    Moment,
     RotateIn,
     UsageOut,
     WebhookSecretOut,
@@ -63,7 +63,7 @@ def usage(
     zone = _zone(time_zone or app.settings.billing_time_zone)
     end = end or _next_quarter()
     start = start or end - timedelta(days=30)
-    if not start < end <= start + PERIOD_MAX:
+    if not start < end or end - start > PERIOD_MAX:
         raise _wrong("start", f"start lies before end, and a period has at most {PERIOD_MAX.days} days.")
     try:
         report = usage_report.report_usage(app, caller, start, end, zone=zone)
@@ -132,7 +132,7 @@ def create_key(caller: CallerDependency, wanted: KeyIn) -> Response:
             networks=wanted.networks,
             day_cap_mt=_millitokens(wanted.day_cap_tokens),
             month_cap_mt=_millitokens(wanted.month_cap_tokens),
-            expires_at=_aware(wanted.expires_at),
+            expires_at=wanted.expires_at,
             manages_keys=wanted.manages_keys,
         ),
     )
@@ -187,10 +187,6 @@ def _millitokens(amount: float | None) -> int | None:
     if exact != round(exact, 3):
         raise _wrong("day_cap_tokens", "A cap has at most three decimals.")
     return to_millitokens(exact)
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def _zone(name: str) -> ZoneInfo:

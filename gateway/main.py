@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,7 @@ from core.services.job_runner import JobRunner
 from core.services.webhooks import WebhookSender
 from gateway import account, detect, docs, metrics, openapi, receipts, results, runs, shapes
 from gateway.answers import webhook_body
+from gateway.bodies import require_text
 from gateway.observe import Observe
 from gateway.problems import add_handlers
 
@@ -38,7 +40,13 @@ DESCRIPTION = (
 def create_api() -> FastAPI:
     """The FastAPI application, mounted at `/v1`."""
     api = FastAPI(
-        title="VisionMeter", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="VisionMeter",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(require_text)],
     )
     add_handlers(api)
     for module in (detect, runs, results, receipts, account, metrics, docs):
@@ -92,10 +100,23 @@ def create_api() -> FastAPI:
 def gateway_routes() -> list[BaseRoute]:
     """`/v1`, and the advertised `/yolo/detect` beside it, which is the same operation."""
     api = create_api()
-    advertised = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    advertised = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(require_text)],
+    )
     add_handlers(advertised)
     advertised.include_router(detect.advertised)
-    return [Mount("/v1", api), Mount("/yolo", advertised)]
+    return [_mount("/v1", api), _mount("/yolo", advertised)]
+
+
+def _mount(path: str, api: FastAPI) -> Mount:
+    """A mount that also takes a path with a line break in it: to Starlette's own, such a path is not below it."""
+    mount = Mount(path, api)
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return mount
 
 
 def _redis_probe(app: Application) -> Callable[[], metrics.RedisState] | None:
@@ -137,3 +158,4 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
 
 
 app = Starlette(routes=gateway_routes(), lifespan=lifespan, middleware=[Middleware(Observe)])
+add_handlers(app)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
 
 from core.errors import VisionMeterError
 from core.money import from_millitokens
@@ -111,7 +113,7 @@ _AMOUNTS = {
 }
 
 
-def add_handlers(api: FastAPI) -> None:
+def add_handlers(api: Starlette) -> None:
     """Answer every failure of an application with a problem document."""
     api.add_exception_handler(VisionMeterError, problem_response)
     api.add_exception_handler(RequestValidationError, _validation_response)
@@ -141,11 +143,28 @@ async def _validation_response(request: Request, error: Exception) -> JSONRespon
 
 async def _http_response(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        # FastAPI's word for a body that it could not even read as text.
+        errors = [{"field": "body", "message": "a JSON object"}]
+        return make_problem(
+            request, 422, "invalid_request", "The body cannot be read: send JSON in UTF-8.", {"errors": errors}
+        )
     code, detail = {
         404: ("not_found", "There is nothing at this address: look at the paths in /v1/openapi.json."),
         405: ("method_not_allowed", "This address does not take this method: look at it in /v1/openapi.json."),
     }.get(error.status_code, ("error", str(error.detail)))
-    return make_problem(request, error.status_code, code, detail, headers=error.headers)
+    headers = {**(error.headers or {}), **({"Allow": _allowed(request)} if error.status_code == 405 else {})}
+    return make_problem(request, error.status_code, code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address: Starlette names those of one route, and an address may have several."""
+    routes = request.scope["app"].routes
+    return ", ".join(
+        method
+        for method in metrics.METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def describe_errors(errors: Any) -> list[dict[str, str]]:

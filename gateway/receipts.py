@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import AfterValidator
 
 from core.config import SESSION_COOKIE
 from core.errors import NotSignedInError
@@ -19,19 +17,12 @@ from core.services.application import current
 from core.services.receipt_document import receipt_json
 from gateway.auth import bearer, require_caller
 from gateway.openapi import problems
+from gateway.shapes import Moment
 
 # A receipt belongs to nobody but its account: no cache between keeps it.
 PRIVATE = {"Cache-Control": "private, no-store", "Vary": "Cookie, Authorization"}
 
 
-def _aware(moment: datetime) -> datetime:
-    """A moment that names no zone is in UTC; one that no calendar of ours holds is refused (422)."""
-    if not 1970 <= moment.year <= 9998:
-        raise ValueError("a year from 1970 to 9998")
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-Moment = Annotated[datetime, AfterValidator(_aware)]
 router = APIRouter()
 
 

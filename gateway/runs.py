@@ -37,6 +37,7 @@ from gateway.bodies import (
     Body,
     Picture,
     load_picture,
+    naming_picture,
     parse_fields,
     picture_of_file,
     picture_of_json,
@@ -329,10 +330,11 @@ def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Pictu
             f"At most {app.settings.batch_images_max} images run in one batch: send fewer at once.",
             images_max=app.settings.batch_images_max,
         )
-    return [
-        *(picture_of_file(name, data) for name, data in body.files),
-        *(picture_of_json(image, position) for position, image in enumerate(images)),
-    ]
+    pictures = [picture_of_file(name, data) for name, data in body.files]
+    for image in images:
+        with naming_picture(len(pictures), count):
+            pictures.append(picture_of_json(image))
+    return pictures
 
 
 def _quote_pictures(app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int) -> Quote:
@@ -343,9 +345,10 @@ def _quote_pictures(app: Application, caller: ApiCaller, pictures: list[Picture]
     app.rates.hit_images(caller.id, len(pictures))
     prepared = []
     stages = Stages()
-    for picture in pictures:
-        data = load_picture(app, picture, stages)
-        prepared.append(quotes.prepare_image(app, picture.name, data))
+    for position, picture in enumerate(pictures):
+        with naming_picture(position, len(pictures)):
+            data = load_picture(app, picture, stages)
+            prepared.append(quotes.prepare_image(app, picture.name, data))
         app.blobs.put(caller.account_id, data)
     return quotes.quote_batch(app, caller, prepared, model=model, img_size=img_size)
 

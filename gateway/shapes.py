@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from core.geometry import IMG_SIZES_PX
 from core.inference.detections import CONFIDENCE_STORED_MIN
@@ -20,6 +21,23 @@ Format = Literal["json", "coco", "yolo", "csv"]
 def _split(value: Any) -> Any:
     # A query or a form has one text where JSON has a list.
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _aware(moment: datetime) -> datetime:
+    """A moment that names no zone is in UTC; one that no calendar of ours holds is refused (422)."""
+    if not 1970 <= moment.year <= 9998:
+        raise ValueError("a year from 1970 to 9998")
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _written(value: Any) -> Any:
+    """Only text such as 2026-11-24T10:15:00Z: pydantic would also take a number, for seconds or for milliseconds."""
+    if not isinstance(value, datetime) and not re.match(r"\d{4}-\d\d-\d\d", str(value)):
+        raise ValueError("a time such as 2026-11-24T10:15:00Z")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_written), AfterValidator(_aware)]
 
 
 Names = Annotated[list[Annotated[str, Field(max_length=100)]], BeforeValidator(_split), Field(max_length=1000)]
@@ -113,7 +131,7 @@ class KeyIn(Sent):
     )
     day_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
     month_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     manages_keys: bool = False
 
 
