@@ -122,9 +122,12 @@ def test_a_dead_redis_costs_nothing_to_speak_of(server: RedisServer, open_link: 
 
 
 def test_threads_that_ask_a_frozen_redis_wait_at_the_same_time(
-    server: RedisServer, open_link: Callable[..., RedisLink]
+    server: RedisServer, open_link: Callable[..., RedisLink], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """8 threads of 100 calls each, all in the freeze: each waits at most once, and all of them at the same time."""
+    """8 threads of 100 calls each, all in the freeze: each waits at most once, and all of them at the same time.
+
+    They open the breaker once: one line, one thread that probes.
+    """
     link = open_link(server.url, timeout_ms=200, open_s=PATIENCE_S)
     frozen, ready = threading.Event(), threading.Barrier(9)
 
@@ -146,6 +149,8 @@ def test_threads_that_ask_a_frozen_redis_wait_at_the_same_time(
     assert all(sum(one >= 0.18 for one in times) <= 1 for times in times_s)
     assert statistics.median(one for times in times_s for one in times[1:]) <= 0.001
     assert took_s <= 0.2 + NOISE_S
+    assert len([record for record in caplog.records if record.name == "visionmeter"]) == 1
+    assert [one.name for one in threading.enumerate()].count("redis-prober") == 1
 
 
 def test_redis_that_is_dead_at_the_start_costs_no_customer_anything(
