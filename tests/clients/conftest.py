@@ -17,6 +17,8 @@ from tests.clients.server import Gateway, Web
 @pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory, photo_bytes: dict[str, bytes]) -> Iterator[Gateway]:
     """The server, with a web beside it that has the two photographs."""
+    from tests.clients.server import Gateway
+
     web = Web(photo_bytes)
     with web.serve():
         gateway = Gateway(tmp_path_factory.mktemp("gateway"), free_port(), command="uvicorn", web=web)
