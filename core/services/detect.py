@@ -320,7 +320,7 @@ def _read_result(app: Application, session: Session, account_id: str, charge_key
     """A stored result, from Redis where that repeats it: a result never changes."""
     cache = ResultCache(app.redis)
     found = cache.get(account_id, charge_key)
-    if found is None:
+    if found is None or not {"id", "detections"} <= found.keys():
         stored = jobs.get_result(session, account_id, charge_key)
         assert stored is not None, "charged or free means that the result is stored"
         found = {"id": stored.id, "detections": stored.detections}
