@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 # Where a sample reads the key while its secret is not at hand.
 KEY_VARIABLE = "VISIONMETER_API_KEY"
-# A photograph that anybody may fetch; its four people are found by every model here.
+# Where `make run` serves.
+HOST_DEFAULT = "http://localhost:8501"
+# A photograph of a bus and four people that anybody may fetch.
 IMAGE_URL = "https://ultralytics.com/images/bus.jpg"
 IMG_SIZE = 640
 
@@ -31,10 +34,13 @@ def own_host(page_url: str | None) -> str:
 
     What looks like no host is left out, because it would be pasted into a shell.
     """
-    address = urlsplit(page_url or "")
+    try:
+        address = urlsplit(page_url or "")
+    except ValueError:
+        return HOST_DEFAULT
     place = address.netloc.rpartition("@")[2]
     if address.scheme not in ("http", "https") or not _PLACE.fullmatch(place):
-        return "http://localhost:8501"
+        return HOST_DEFAULT
     return f"{address.scheme}://{place}"
 
 
@@ -55,7 +61,8 @@ def curl_url(call: Call) -> str:
 curl {call.host}/yolo/detect \\
   -H "Authorization: Bearer {_shell_key(call)}" \\
   -H "Content-Type: application/json" \\
-  -d '{{"image_url": "{call.image_url}", "model": "{call.model}", "img_size": {IMG_SIZE}}}'
+  -d '{{"image_url": "{call.image_url}",
+       "model": "{call.model}", "img_size": {IMG_SIZE}}}'
 """
 
 
@@ -66,7 +73,7 @@ def _shell_key(call: Call) -> str:
 def python_file(call: Call) -> str:
     """Upload a file with `requests`."""
     return f"""\
-{_python_head(call, "requests")}
+{_python_head(call)}
 with open("photo.jpg", "rb") as photo:
     r = requests.post(f"{{host}}/yolo/detect",
                       headers={{"Authorization": f"Bearer {{key}}"}},
@@ -78,7 +85,7 @@ with open("photo.jpg", "rb") as photo:
 def python_url(call: Call) -> str:
     """Name an image's address with `requests`."""
     return f"""\
-{_python_head(call, "requests")}
+{_python_head(call)}
 r = requests.post(f"{{host}}/yolo/detect",
                   headers={{"Authorization": f"Bearer {{key}}"}},
                   json={{"image_url": "{call.image_url}",
@@ -86,10 +93,15 @@ r = requests.post(f"{{host}}/yolo/detect",
 {_PYTHON_TAIL}"""
 
 
-def _python_head(call: Call, library: str) -> str:
-    if call.secret:
-        return f'import {library}\n\nhost = "{call.host}"\nkey = "{call.secret}"\n'
-    return f'import os\n\nimport {library}\n\nhost = "{call.host}"\nkey = os.environ["{KEY_VARIABLE}"]\n'
+def _python_head(call: Call) -> str:
+    key = f'"{call.secret}"' if call.secret else f'os.environ["{KEY_VARIABLE}"]'
+    imports = "" if call.secret else "import os\n\n"
+    return f"""\
+{imports}import requests
+
+host = "{call.host}"
+key = {key}
+"""
 
 
 _PYTHON_TAIL = """\
@@ -149,3 +161,46 @@ if (!response.ok) throw new Error(answer.detail);
 console.log(answer.predictions);
 console.log(answer.usage.tokens, answer.usage.remaining_tokens);
 """
+
+
+def client_file(call: Call) -> str:
+    """Upload a file with our own client."""
+    return f"""\
+{_client_head(call)}
+answer = client.detect("photo.jpg", model="{call.model}", img_size={IMG_SIZE})
+{_CLIENT_TAIL}"""
+
+
+def client_url(call: Call) -> str:
+    """Name an image's address with our own client."""
+    return f"""\
+{_client_head(call)}
+answer = client.detect("{call.image_url}", model="{call.model}", img_size={IMG_SIZE})
+{_CLIENT_TAIL}"""
+
+
+def _client_head(call: Call) -> str:
+    key = f'"{call.secret}"' if call.secret else f'os.environ["{KEY_VARIABLE}"]'
+    # The client sends no key in clear to another machine unless it is told to.
+    allow = ", allow_http=True" if call.host.startswith("http:") and not _is_loopback(call.host) else ""
+    imports = "" if call.secret else "import os\n\n"
+    return f"""\
+# From a checkout of VisionMeter: pip install ./clients/python
+{imports}from visionmeter_client import VisionMeter
+
+client = VisionMeter("{call.host}", {key}{allow})"""
+
+
+_CLIENT_TAIL = """\
+for found in answer.predictions:
+    print(found.name, found.confidence, found.box)
+print(answer.usage.tokens, answer.usage.remaining_tokens)
+"""
+
+
+def _is_loopback(host: str) -> bool:
+    name = urlsplit(host).hostname or ""
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -59,6 +59,7 @@ _KEY_WORDS: dict[str, Callable[[], str]] = {
     "caps": lambda: _("A cap is zero or more tokens; leave it empty for no cap."),
     "expires_at": lambda: _("Choose a day after today, or no expiry."),
     "grace": lambda: _("Choose one of the grace periods offered."),
+    "state": lambda: _("This key has ended or was rotated before: make a new one."),
     "manages_keys": lambda: _("Only an owner, signed in here, makes a key that manages keys."),
 }
 
