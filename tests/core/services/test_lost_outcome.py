@@ -121,7 +121,7 @@ def test_what_hangs_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A disk that hangs under every worker: what is in hand and what waits behind it is given back all the same."""
-    app = open_app(hold_lease_s=LEASE_S, runner_threads=1, image_timeout_s=1)
+    app = open_app(hold_lease_s=LEASE_S, runner_threads=1, image_timeout_s=4)
     ann = sign_up(app)
     works_again = threading.Event()
     with monkeypatch.context() as patch:
