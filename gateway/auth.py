@@ -52,7 +52,7 @@ def read_idempotency_key(request: Request) -> str | None:
     if key is None:
         return None
     key = key.strip()
-    if not (1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX and key.isascii() and key.isprintable()):
+    if not (1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX and key.isascii() and key.isprintable() and " " not in key):
         raise InvalidRequestError(
             f"Idempotency-Key is 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} visible ASCII characters, such as a UUID.",
             errors=[{"field": "Idempotency-Key", "message": "1 to 255 visible ASCII characters"}],

@@ -82,18 +82,7 @@ def create_api() -> FastAPI:
             status_code=503 if problems else 200,
         )
 
-    openapi.install(
-        api,
-        [
-            shapes.DetectIn,
-            shapes.BatchIn,
-            shapes.JobIn,
-            shapes.QuoteIn,
-            shapes.DetectOut,
-            shapes.JobOut,
-            shapes.ResultOut,
-        ],
-    )
+    openapi.install(api, shapes.NAMED)
     return api
 
 

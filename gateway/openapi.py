@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from gateway.examples import ANSWERED, SENT
 from gateway.problems import PROBLEM_JSON, TITLES
 from gateway.shapes import Problem
 
@@ -34,11 +35,21 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def alternatives(description: str, model: type[BaseModel], **content_types: dict[str, Any]) -> dict[int | str, Any]:
     """A successful answer with one shape in JSON and others (given as `text_csv=…`) beside it."""
-    content = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    as_json = [{"$ref": REF.format(model=one)} for one in (model.__name__, "CocoOut")]
+    content: dict[str, Any] = {"application/json": {"schema": {"anyOf": as_json}}}
     content |= {name.replace("_", "/", 1): {"schema": schema} for name, schema in content_types.items()}
-    return {200: {"description": description, "model": model, "content": content}}
+    return {200: {"description": description, "content": content}}
 
 
+# One event of a stream.
+EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["progress", "finished"]},
+        "data": {"type": "string", "description": "The job as JSON."},
+    },
+}
 FORMATS: dict[str, dict[str, Any]] = {"text_csv": _TEXT, "text_plain": _TEXT}
 
 
@@ -112,6 +123,8 @@ def install(api: FastAPI, sent: list[type[BaseModel]]) -> None:
                 for name, nested in one.pop("$defs", {}).items():
                     shapes.setdefault(name, nested)
                 shapes[model.__name__] = one
+            for name, example in {**SENT, **ANSWERED}.items():
+                shapes[name]["examples"] = [example]
             api.openapi_schema = schema
         return api.openapi_schema
 

@@ -84,21 +84,11 @@ class RunOptions(Sent):
 class DetectIn(RunOptions, ImageIn):
     """One picture, answered at once."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"image_url": "https://example.com/bus.jpg", "model": "yolov8l", "img_size": 960}}
-    )
-
     annotated: Literal["png"] | None = Field(default=None, description="Answer with the picture, boxes drawn.")
 
 
 class BatchIn(RunOptions):
     """Many pictures with one quote; or a quote that was made before, by its id."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"images": [{"image_url": "https://example.com/bus.jpg"}], "model": "yolov8s", "img_size": 640}
-        }
-    )
 
     images: list[ImageIn] | None = Field(default=None, description="The pictures; or leave it out and name a quote_id.")
     quote_id: str | None = Field(default=None, max_length=64, description="A quote whose pictures were sent with it.")
@@ -227,6 +217,42 @@ class ResultOut(Answer):
     image: ImageOut
     predictions: list[Prediction]
     created_at: datetime
+
+
+class CocoImage(Answer):
+    """A picture of a COCO data set."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class CocoCategory(Answer):
+    """A class of a COCO data set."""
+
+    id: int
+    name: str
+
+
+class CocoAnnotation(Answer):
+    """A box of a COCO data set: `bbox` is x, y, width and height in pixels."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    score: float
+
+
+class CocoOut(Answer):
+    """What `format` = `coco` answers: a data set of the pictures and what was found in them."""
+
+    images: list[CocoImage]
+    categories: list[CocoCategory]
+    annotations: list[CocoAnnotation]
 
 
 class QuoteImage(Answer):
@@ -407,4 +433,4 @@ class WebhookSecretOut(Answer):
 
 
 # What bodies and answers of several types name in the OpenAPI document by themselves.
-NAMED: list[type[BaseModel]] = [DetectIn, BatchIn, JobIn, QuoteIn, DetectOut, JobOut, ResultOut]
+NAMED: list[type[BaseModel]] = [DetectIn, BatchIn, JobIn, QuoteIn, DetectOut, JobOut, ResultOut, CocoOut]

@@ -44,7 +44,7 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A result by its id with the image that it belongs to, as the account sent it last."""
+    """A result by its id with the image that it was charged for."""
 
     result: Result
     image: JobImage

@@ -1,0 +1,24 @@
+"""Fixtures: the gateway on each kind of database, started once for a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from core.inference.engine import Engine
+    from tests.gateway.calls import Gateway
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, engine: Engine
+) -> Iterator[Gateway]:
+    """The gateway with a runner and the real model, on SQLite and on PostgreSQL."""
+    from tests.gateway.calls import open_gateway
+
+    with open_gateway(request.param, tmp_path_factory.mktemp("gateway"), weights_dir, engine) as served:
+        yield served
