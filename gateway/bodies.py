@@ -124,9 +124,10 @@ async def read_body(request: Request, reservation: Reservation, bytes_max: int) 
             content_type=content_type[:80],
         )
     data = await read_bytes(request, reservation, bytes_max)
-    if is_json:
-        return Body(_parse_json(data), [])
+    # A parameter in the address goes for every kind of body; what the body says goes before it.
     fields: dict[str, Any] = dict(request.query_params)
+    if is_json:
+        return Body({**fields, **_parse_json(data)}, [])
     if content_type.startswith("image/"):
         return Body(fields, [(fields.pop("name", ""), data)])
     form_fields, files = await _parse_form(request, data)
