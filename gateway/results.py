@@ -15,7 +15,7 @@ from gateway.answers import result_answer, wanted
 from gateway.auth import CallerDependency
 from gateway.detect import PNG, draw, write
 from gateway.openapi import problems
-from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut
+from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut, split_names
 
 router = APIRouter()
 
@@ -42,7 +42,7 @@ def get_result(
     """Detections are stored down to a confidence of 0.05: another confidence is a filter, not a run."""
     app = current()
     stored = get_stored_result(app, caller, result_id)
-    names = [name.strip() for name in classes.split(",") if name.strip()] if classes else None
+    names = split_names(classes)
     found = wanted(stored.detections, confidence, names)
     if annotated is not None:
         data = app.blobs.get(caller.account_id, stored.image.file_sha256)

@@ -18,9 +18,10 @@ DEFAULT_MODEL = "yolov8s-fall"
 Format = Literal["json", "coco", "yolo", "csv"]
 
 
-def _split(value: Any) -> Any:
-    # A query or a form has one text where JSON has a list.
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+def split_names(value: Any) -> Any:
+    """The list of names in a query's or a form's text. None chosen is no filter, in whatever way it is said."""
+    names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return None if names == [] else names
 
 
 def _aware(moment: datetime) -> datetime:
@@ -38,14 +39,14 @@ def _written(value: Any) -> Any:
 
 
 Moment = Annotated[datetime, BeforeValidator(_written), AfterValidator(_aware)]
-
-
-Names = Annotated[list[Annotated[str, Field(max_length=100)]], BeforeValidator(_split), Field(max_length=1000)]
+Names = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=1000)]
 Confidence = Annotated[
     float,
     Field(ge=CONFIDENCE_STORED_MIN, le=1, description="Detections below it are left out; changing it later is free."),
 ]
-Classes = Annotated[Names | None, Field(description="Only these classes, by name; also comma-separated.")]
+Classes = Annotated[
+    Names | None, BeforeValidator(split_names), Field(description="Only these classes, by name; also comma-separated.")
+]
 
 
 class Sent(BaseModel):
@@ -433,4 +434,15 @@ class WebhookSecretOut(Answer):
 
 
 # What bodies and answers of several types name in the OpenAPI document by themselves.
-NAMED: list[type[BaseModel]] = [DetectIn, BatchIn, JobIn, QuoteIn, DetectOut, JobOut, ResultOut, CocoOut]
+NAMED: list[type[BaseModel]] = [
+    DetectIn,
+    BatchIn,
+    JobIn,
+    QuoteIn,
+    KeyIn,
+    RotateIn,
+    DetectOut,
+    JobOut,
+    ResultOut,
+    CocoOut,
+]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,6 +25,9 @@ from starlette.testclient import TestClient
 from core.config import Settings
 from core.fetch.fetch import Fetcher
 from core.identity.tables import User
+from core.inference.engine import Replica
+from core.inference.images import Pixels
+from core.inference.pipeline import DetectParams
 from core.services import account_view, api_keys, audit, sign_in
 from core.services.api_keys import KeySettings
 from core.services.application import Application, open_application, set_current
@@ -51,7 +57,8 @@ class Customer:
     def call(self, method: str, path: str, *, secret: str | None = None, **request: Any) -> httpx.Response:
         """One request; `path` is below `/v1`."""
         headers = {"Authorization": f"Bearer {secret or self.secret}", **request.pop("headers", {})}
-        return self.client.request(method, f"/v1{path}", headers=headers, **request)
+        answer: httpx.Response = self.client.request(method, f"/v1{path}", headers=headers, **request)
+        return answer
 
     def get(self, path: str, **request: Any) -> httpx.Response:
         """GET."""
@@ -168,6 +175,64 @@ def open_gateway(
         finally:
             runner.stop()
             app.close()
+
+
+@contextmanager
+def blocked_model() -> Iterator[None]:
+    """No model gets on while the block lasts; what is running or waits goes on after it."""
+    gate, run = threading.Event(), Replica.run
+
+    def wait_and_run(self: Replica, pixels: Pixels, params: DetectParams) -> Any:
+        assert gate.wait(60)
+        return run(self, pixels, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "run", wait_and_run)
+        try:
+            yield
+        finally:
+            gate.set()
+
+
+@contextmanager
+def failing_model(side_px: int) -> Iterator[None]:
+    """The network raises for pictures of this width while the block lasts, as it does when memory runs out."""
+    run = Replica.run
+
+    def fail_or_run(self: Replica, pixels: Pixels, params: DetectParams) -> Any:
+        if pixels.shape[1] == side_px:
+            raise RuntimeError("out of memory")
+        return run(self, pixels, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "run", fail_or_run)
+        yield
+
+
+@contextmanager
+def serve_files(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A web server on the loopback with some files; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = files.get(self.path.lstrip("/").split("?")[0])
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def events(text_: str) -> list[tuple[str, Any]]:

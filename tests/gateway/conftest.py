@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, engine: Engine
 ) -> Iterator[Gateway]:
-    """The gateway with a runner and the real model, on SQLite and on PostgreSQL."""
+    """The gateway with a runner and the real model, on SQLite and on PostgreSQL; the loopback may be called."""
     from tests.gateway.calls import open_gateway
 
-    with open_gateway(request.param, tmp_path_factory.mktemp("gateway"), weights_dir, engine) as served:
+    folder = tmp_path_factory.mktemp("gateway")
+    with open_gateway(request.param, folder, weights_dir, engine, fetch_allowed_hosts="127.0.0.1") as served:
         yield served

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from core.config import Settings
 from core.inference.images import decode_image, encode_png
 from core.services import audit
 from core.services.application import open_application
+from tests.gateway.calls import serve_files
 from tests.gateway.server import GatewayServer, gateway_server, make_key
 
 # Word for word what the documentation advertises; only the image's address and the model's line are put in.
@@ -32,26 +31,9 @@ r.json()["predictions"]; r.json()["usage"]["tokens"]; r.json()["usage"]["remaini
 def pictures(photo_bytes: dict[str, bytes]) -> Iterator[str]:
     """The address of a server on the loopback with `bus.jpg` as it is and as a square of 960 pixels."""
     bus = decode_image(photo_bytes["bus.jpg"], bytes_max=10**7, pixels_max=10**8)
-    files = {"/bus.jpg": photo_bytes["bus.jpg"], "/square.png": encode_png(cv2.resize(bus.pixels, (960, 960)))}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = files.get(self.path, b"")
-            self.send_response(200 if data else 404)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_arguments: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    files = {"bus.jpg": photo_bytes["bus.jpg"], "square.png": encode_png(cv2.resize(bus.pixels, (960, 960)))}
+    with serve_files(files) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
