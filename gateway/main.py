@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
 
 from core.config import load_settings
+from core.inference.memory import return_large_blocks
 from core.logs import configure_logging
 from core.services import admin, application
 from core.services.application import Application, current
@@ -121,6 +122,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     """Open the database, start engine, runner and webhooks; stop them in reverse."""
     settings = load_settings()
     configure_logging(settings)
+    return_large_blocks()
     vision_meter = application.open_application(settings)
     vision_meter.engine.start()
     application.warm_models(vision_meter)

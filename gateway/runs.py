@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -306,8 +306,8 @@ def _start(
         quote = quotes.get_quote(app, caller, options.quote_id)
         require_model(caller, quote.model)
     else:
-        quote = _quote_pictures(app, caller, pictures, options.model, options.img_size)
-    files = _stored_files(app, caller, quote)
+        quote = _quote_pictures(app, caller, pictures, options.model, options.img_size, to_run=True)
+    files = _StoredFiles(app, quote)
     job = metered_detection.submit_quote(
         app,
         caller,
@@ -337,30 +337,50 @@ def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Pictu
     return pictures
 
 
-def _quote_pictures(app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int) -> Quote:
-    """Price pictures, and keep them so that the quote alone is enough to run them."""
+def _quote_pictures(
+    app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int, *, to_run: bool = False
+) -> Quote:
+    """Price pictures, and keep them so that the quote alone is enough to run them.
+
+    One that is refused leaves none of them behind; nor does what cannot be paid, when it is `to_run` right away.
+    """
     require_model(caller, model)
     quotes.require_size(img_size)
     app.registry.resolve(model)
     app.rates.hit_images(caller.id, len(pictures))
     prepared = []
     stages = Stages()
-    for position, picture in enumerate(pictures):
-        with naming_picture(position, len(pictures)):
-            data = load_picture(app, picture, stages)
-            prepared.append(quotes.prepare_image(app, picture.name, data))
-        app.blobs.put(caller.account_id, data)
-    return quotes.quote_batch(app, caller, prepared, model=model, img_size=img_size)
+    with app.blobs.all_or_none(caller.account_id) as put:
+        for position, picture in enumerate(pictures):
+            with naming_picture(position, len(pictures)):
+                data = load_picture(app, picture, stages)
+                prepared.append(quotes.prepare_image(app, picture.name, data))
+            put(data)
+        quote = quotes.quote_batch(app, caller, prepared, model=model, img_size=img_size)
+        obstacle = metered_detection.find_obstacle(app, caller, quote) if to_run else None
+        if obstacle is not None:
+            raise obstacle
+    return quote
 
 
-def _stored_files(app: Application, caller: ApiCaller, quote: Quote) -> dict[str, bytes]:
-    files = {}
-    for line in quotes.quote_lines(quote):
+class _StoredFiles(Mapping[str, bytes]):
+    """The stored pictures of a quote, each read when it is asked for: together they may not fit into memory."""
+
+    def __init__(self, app: Application, quote: Quote) -> None:
+        self._blobs, self._account_id = app.blobs, quote.account_id
+        self._sha256s = {line.file_sha256 for line in quotes.quote_lines(quote)}
+
+    def __getitem__(self, sha256: str) -> bytes:
         try:
-            files[line.file_sha256] = app.blobs.get(caller.account_id, line.file_sha256)
+            return self._blobs.get(self._account_id, sha256)
         except FileNotFoundError:
-            continue  # `submit_quote` says which quote lacks its pictures
-    return files
+            raise KeyError(sha256) from None  # `submit_quote` says which quote lacks its pictures
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sha256s)
+
+    def __len__(self) -> int:
+        return len(self._sha256s)
 
 
 def _write_results(

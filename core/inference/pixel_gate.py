@@ -42,4 +42,6 @@ class PixelGate:
 
 
 # What requests have in memory decoded, beside what is being decoded: three bytes a pixel.
-IN_FLIGHT = PixelGate(100_000_000)
+IN_FLIGHT = PixelGate(60_000_000)
+# The same for the runner of jobs. It has a gate of its own, for a request may wait for what a job runs.
+IN_JOBS = PixelGate(60_000_000)

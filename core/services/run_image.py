@@ -14,6 +14,7 @@ from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionM
 from core.group_commit import GroupCommitError
 from core.inference.engine import Inference
 from core.inference.images import DecodedImage, decode_image
+from core.inference.pixel_gate import IN_JOBS
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
@@ -81,8 +82,14 @@ def run_image(
 
 def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | None, stages: Stages) -> Inference:
     if decoded is None:
-        with stages.measure("decode"):
-            decoded = _decode(app, job, image)
+        with IN_JOBS.pass_through(image.height * image.width):
+            with stages.measure("decode"):
+                decoded = _decode(app, job, image)
+            return _run(app, job, decoded, stages)
+    return _run(app, job, decoded, stages)
+
+
+def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> Inference:
     version = app.registry.resolve(job.model)
     if version.version != job.model_version:
         raise InferenceError("The model changed since the price was shown: preview again. Nothing was taken.")

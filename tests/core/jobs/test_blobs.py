@@ -41,3 +41,25 @@ def test_racing_writers_leave_one_whole_file(tmp_path: Path) -> None:
         names = set(clients.map(lambda _n: store.put("acct_1", data), range(8)))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == list(names)
     assert store.get("acct_1", names.pop()) == data
+
+
+def test_all_or_none(tmp_path: Path) -> None:
+    """Files that are put together are there when the block ends; a failure in it leaves none."""
+    store = BlobStore(tmp_path)
+    store.put("acct_1", b"before")
+
+    def refuse_the_third() -> None:
+        with store.all_or_none("acct_1") as put:
+            assert put(b"one") == hash_bytes(b"one")
+            put(b"before")
+            raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        refuse_the_third()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [hash_bytes(b"before")]
+    with store.all_or_none("acct_1") as put:
+        put(b"one")
+        put(b"one")
+        put(b"two")
+    assert store.get("acct_1", hash_bytes(b"one")) == b"one"
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 3
