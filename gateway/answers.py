@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from core.inference.detections import Detections
@@ -23,8 +23,8 @@ def tokens(amount_mt: int) -> float:
 
 
 def time(moment: datetime | None) -> str | None:
-    """A moment as text, in UTC."""
-    return None if moment is None else moment.isoformat()
+    """A moment as text, in UTC: always with milliseconds and `Z`, as in receipts."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def wanted(detections: Detections, confidence: float, classes: Sequence[str] | None) -> Detections:
@@ -192,6 +192,7 @@ def _image_result(outcome: ImageOutcome, confidence: float, classes: Sequence[st
     return {
         "position": image.position,
         "name": image.name,
+        "image": _image(image.name, image.width, image.height, image.image_sha256),
         "status": image.status,
         "error": image.error_code,
         "id": outcome.result_id,

@@ -22,8 +22,8 @@ _JOB: dict[str, Any] = {
     "status": "finished",
     "quote_id": "quote_aeea9c3d9d429deb77d370dc",
     **_MODEL,
-    "created_at": "2026-11-24T20:14:35.066135+00:00",
-    "finished_at": "2026-11-24T20:14:35.382543+00:00",
+    "created_at": "2026-11-24T20:14:35.066Z",
+    "finished_at": "2026-11-24T20:14:35.382Z",
     "images": {"total": 1, "done": 1, "charged": 1, "free": 0, "failed": 0, "cancelled": 0, "interrupted": 0},
     "usage": {
         "quoted_tokens": 0.75,
@@ -45,9 +45,9 @@ _KEY: dict[str, Any] = {
     "day_tokens": 0.75,
     "month_tokens": 0.75,
     "manages_keys": False,
-    "created_at": "2026-11-24T20:14:22.206547+00:00",
+    "created_at": "2026-11-24T20:14:22.206Z",
     "expires_at": None,
-    "last_used_at": "2026-11-24T20:14:22.259878+00:00",
+    "last_used_at": "2026-11-24T20:14:22.259Z",
     "replaced_by": None,
 }
 
@@ -102,7 +102,7 @@ ANSWERED: dict[str, Any] = {
         **_MODEL,
         "image": _PICTURE,
         "predictions": [_PREDICTION],
-        "created_at": "2026-11-24T20:14:33.704306+00:00",
+        "created_at": "2026-11-24T20:14:33.704Z",
     },
     "CocoOut": {
         "images": [{"id": 1, "file_name": "bus.jpg", "width": 810, "height": 1080}],
@@ -126,8 +126,8 @@ ANSWERED: dict[str, Any] = {
         "discount_percent": 0.0,
         "price_version": "2026-11-2",
         **_MODEL,
-        "created_at": "2026-11-24T20:14:33.793217+00:00",
-        "expires_at": "2026-11-24T20:29:33.793217+00:00",
+        "created_at": "2026-11-24T20:14:33.793Z",
+        "expires_at": "2026-11-24T20:29:33.793Z",
         "images": [
             {
                 "name": "bus.jpg",
@@ -147,6 +147,7 @@ ANSWERED: dict[str, Any] = {
             {
                 "position": 0,
                 "name": "bus.jpg",
+                "image": _PICTURE,
                 "status": "charged",
                 "error": None,
                 "id": "res_c84844e0f7b5d38b11a16869",
@@ -164,8 +165,8 @@ ANSWERED: dict[str, Any] = {
         "price_per_token": "0.01",
     },
     "UsageOut": {
-        "start": "2026-10-25T20:15:00+00:00",
-        "end": "2026-11-24T20:15:00+00:00",
+        "start": "2026-10-25T20:15:00.000Z",
+        "end": "2026-11-24T20:15:00.000Z",
         "time_zone": "UTC",
         "totals": {"tokens": 0.75, "images": 2, "charged": 1, "free": 1, "failed": 0},
         "days": [{"day": "2026-11-24", "model": "yolov8s-fall", "tokens": 0.75, "images": 2}],

@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.config import load_settings
 from core.inference.memory import return_large_blocks
@@ -52,6 +53,7 @@ def create_api() -> FastAPI:
     add_handlers(api)
     for module in (detect, runs, results, receipts, account, metrics, docs):
         api.include_router(module.router)
+    api.add_middleware(HeadAsGet)
 
     @api.get("/healthz", summary="The process answers")
     def healthz() -> dict[str, str]:
@@ -99,7 +101,30 @@ def gateway_routes() -> list[BaseRoute]:
     )
     add_handlers(advertised)
     advertised.include_router(detect.advertised)
-    return [_mount("/v1", api), _mount("/yolo", advertised)]
+    return [Route("/v1", _to_documentation), _mount("/v1", api), _mount("/yolo", advertised)]
+
+
+class HeadAsGet:
+    """ASGI middleware: HEAD is answered as GET is, without the body. A stream has no end to wait for: not it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let routes that know GET answer HEAD."""
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].endswith("/events"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+async def _to_documentation(_request: Request) -> Response:
+    """Whoever opens the bare address gets to know the API, not the portal's page."""
+    return RedirectResponse("v1/docs")
 
 
 def _mount(path: str, api: FastAPI) -> Mount:

@@ -95,6 +95,8 @@ TITLES = {
 }
 # When to come back, for those that know no better.
 RETRY_AFTER_S = {"engine_busy": 2, "engine_stopped": 30, "model_not_ready": 300, "weights_refused": 300}
+# pydantic's words for these are about its own insides.
+_PLAIN = {"extra_forbidden": "there is no such field", "missing": "this field is needed"}
 # Amounts as a program expects them: tokens under a plain name.
 _AMOUNTS = {
     f"{name}_mt": name
@@ -172,7 +174,8 @@ def describe_errors(errors: Any) -> list[dict[str, str]]:
     return [
         {
             "field": ".".join(str(part) for part in item["loc"] if part not in ("body", "query"))[:200] or "body",
-            "message": str(item["msg"])[:300],
+            # pydantic's words where they are a person's; its prefix of our own sentences is not.
+            "message": _PLAIN.get(item.get("type"), str(item["msg"]).removeprefix("Value error, "))[:300],
         }
         for item in errors
     ]

@@ -320,6 +320,7 @@ class ImageResult(Answer):
 
     position: int
     name: str
+    image: ImageOut
     status: Literal["queued", "running", "charged", "free", "failed", "cancelled", "interrupted"]
     error: str | None
     id: str | None

@@ -1,0 +1,82 @@
+"""What an engineer who knows other services' APIs expects without reading: HEAD, times, a bare address, plain words."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from core.inference.engine import Engine
+    from tests.gateway.calls import Customer
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+@pytest.fixture(scope="module")
+def customer(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, engine: Engine) -> Iterator[Customer]:
+    """A customer of a gateway on SQLite."""
+    from tests.gateway.calls import open_gateway
+
+    with open_gateway("sqlite", tmp_path_factory.mktemp("customer"), weights_dir, engine) as served:
+        yield served.customer()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/models", "/balance", "/jobs", "/receipts.csv", "/docs"])
+def test_head_is_get_without_its_body(customer: Customer, path: str) -> None:
+    """Watchers of uptime send HEAD: they get the status and the headers of GET, and no body."""
+    got, head = customer.get(path), customer.call("HEAD", path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert head.headers["x-request-id"]
+
+
+def test_head_starts_nothing(customer: Customer) -> None:
+    """HEAD of what only POST does is refused, and so is that of a stream, which would not end."""
+    for path in ("/detect", "/batch", "/jobs/job_x/events"):
+        assert customer.call("HEAD", path).status_code == 405, path
+    assert customer.balance() == (20, 0)
+
+
+def test_the_bare_address_leads_to_the_documentation(customer: Customer) -> None:
+    """`/v1` shows how to call the API, and not the portal."""
+    answer = customer.client.get("/v1")
+    assert (answer.status_code, answer.url.path) == (200, "/v1/docs")
+    assert "The HTTP API" in answer.text
+
+
+def test_every_time_is_written_alike(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
+    """Milliseconds and Z, whatever the moment: a program may read all of them by one pattern."""
+    job = customer.run("/batch", {"a.jpg": photo_bytes["bus.jpg"]}).json()
+    usage = customer.get("/usage").json()
+    result = customer.get(f"/results/{job['results'][0]['id']}").json()
+    quote = customer.get(f"/quotes/{job['quote_id']}").json()
+    key = customer.get("/keys").json()["keys"][0]
+    times = [
+        *(job[name] for name in ("created_at", "finished_at")),
+        *(quote[name] for name in ("created_at", "expires_at")),
+        *(usage[name] for name in ("start", "end")),
+        *(key[name] for name in ("created_at", "last_used_at")),
+        result["created_at"],
+    ]
+    assert [one for one in times if not TIME.fullmatch(one)] == []
+
+
+def test_a_batch_tells_the_size_of_each_picture(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
+    """Boxes are in pixels: each outcome says of how many, as the answer for one picture does."""
+    one = customer.detect(photo_bytes["bus.jpg"]).json()
+    (outcome,) = customer.run("/batch", {"a.jpg": photo_bytes["bus.jpg"]}).json()["results"]
+    assert outcome["image"] == {**one["image"], "name": "a.jpg"}
+    assert outcome["image"]["width"] == 810
+
+
+def test_what_is_wrong_is_said_in_plain_words(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
+    """A misspelt field and a wrong time are named without the words of a Python library."""
+    misspelt = customer.detect(photo_bytes["bus.jpg"], conf=0.5).json()
+    assert misspelt["errors"] == [{"field": "conf", "message": "there is no such field"}]
+    wrong = customer.get("/usage", params={"start": "yesterday"}).json()
+    assert wrong["errors"] == [{"field": "start", "message": "a time such as 2026-11-24T10:15:00Z"}]
