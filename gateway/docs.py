@@ -25,7 +25,8 @@ OTHER_CODES = {
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
     "code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{overflow-x:auto;padding:.75rem;border:1px solid}"
-    ":root{color-scheme:light dark}html{-webkit-text-size-adjust:100%}*{overflow-wrap:anywhere}dt{margin-top:1rem;font-weight:600}dd{margin-left:0}table{border-collapse:collapse}td,th{"
+    ":root{color-scheme:light dark}html{-webkit-text-size-adjust:100%}*{overflow-wrap:anywhere}"
+    "dt{margin-top:1rem;font-weight:600}dd{margin-left:0}table{border-collapse:collapse}td,th{"
     "padding:.25rem .75rem .25rem 0;text-align:left;vertical-align:top}"
 )
 
