@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 
-from sqlalchemy import ColumnElement, func, or_, update
+from sqlalchemy import ColumnElement, and_, func, or_, true, update
 from sqlmodel import Session, col, select
 
 from core.db import utcnow
@@ -44,6 +44,8 @@ def find_usable_key(session: Session, secret: str) -> ApiKey | None:
 
     Found by the prefix, which is no secret, and told apart by its digest in constant time.
     """
+    if not (secret.isascii() and secret.isprintable()):
+        return None  # no secret of ours, and perhaps no text that a database takes
     digest = _digest(secret)
     candidates = session.exec(
         select(ApiKey).where(ApiKey.prefix == secret[:PREFIX_CHARACTERS], *_usable(utcnow()))
@@ -97,9 +99,10 @@ def revoke_key(session: Session, key_id: str) -> bool:
     return bool(_revoke(session, col(ApiKey.id) == key_id))
 
 
-def revoke_keys_by(session: Session, user_id: str) -> list[str]:
-    """End the keys that a user made: he may know their secrets. Gives their ids."""
-    return _revoke(session, col(ApiKey.created_by) == user_id)
+def revoke_keys_by(session: Session, user_id: str, *, managing_only: bool = False) -> list[str]:
+    """End the keys that a user made, or those that manage keys: he may know their secrets. Gives their ids."""
+    managing = col(ApiKey.manages_keys).is_(True) if managing_only else true()
+    return _revoke(session, and_(col(ApiKey.created_by) == user_id, managing))
 
 
 def touch_key(session: Session, key_id: str, moment: datetime) -> None:
@@ -151,5 +154,4 @@ def _revoke(session: Session, which: ColumnElement[bool]) -> list[str]:
 
 
 def _digest(secret: str) -> str:
-    # What a client sends may hold what UTF-8 cannot: it is then simply no secret of ours.
-    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
