@@ -56,6 +56,8 @@ bench: install ## the figures of docs/benchmarks.md, measured here
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ledger_verify.py
 	$(BIN)/python bench/ledger_growth.py
+	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/gateway_soak.py --minutes 5
 
 constraints: install ## resolve requirements-dev.txt afresh into constraints.txt
 	@echo '# Every version that an installation gets, direct or not. Written by `make constraints`; not edited by hand.' > constraints.txt
