@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, update
+from sqlalchemy import select as sa_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from core.db import utcnow
+from core.db import table_of, utcnow
 from core.errors import JobNotFoundError
 from core.jobs.tables import Job, JobImage, Result, WebhookDelivery
 
@@ -44,13 +45,8 @@ def find_results(session: Session, account_id: str, charge_keys: Collection[str]
     found: set[str] = set()
     keys = list(charge_keys)
     for start in range(0, len(keys), 500):
-        found.update(
-            session.exec(
-                select(Result.charge_key).where(
-                    Result.account_id == account_id, col(Result.charge_key).in_(keys[start : start + 500])
-                )
-            ).all()
-        )
+        values = {"b_account": account_id, "b_keys": keys[start : start + 500]}
+        found.update(session.connection().execute(_FIND_RESULTS, values).scalars())
     return found
 
 
@@ -237,15 +233,19 @@ def end_image(
     model_ms: int | None = None,
 ) -> bool:
     """Give an open image its final outcome; False when it had one already. Finishes the job with its last."""
-    # The job first: of two last images that end at once, the second must see the first (PostgreSQL).
-    own_job = select(JobImage.job_id).where(JobImage.id == image_id).scalar_subquery()
-    session.execute(select(Job.id).where(Job.id == own_job).with_for_update())
-    row = session.execute(
-        update(JobImage)
-        .where(col(JobImage.id) == image_id, col(JobImage.status).in_(OPEN_IMAGE))
-        .values(status=status, error_code=error_code, wait_ms=wait_ms, model_ms=model_ms, finished_at=utcnow())
-        .returning(col(JobImage.job_id))
-    ).first()
+    connection = session.connection()
+    if connection.dialect.name != "sqlite":
+        # The job first: of two last images that end at once, the second must see the first. SQLite has one writer.
+        connection.execute(_LOCK_JOB, {"b_image": image_id})
+    outcome = {
+        "b_image": image_id,
+        "status": status,
+        "error_code": error_code,
+        "wait_ms": wait_ms,
+        "model_ms": model_ms,
+        "finished_at": utcnow(),
+    }
+    row = connection.execute(_END_IMAGE, outcome).first()
     if row is None:
         return False
     finish_job_if_done(session, row[0])
@@ -254,13 +254,7 @@ def end_image(
 
 def finish_job_if_done(session: Session, job_id: str) -> None:
     """Mark a job finished when none of its images is open, and let its webhook tell of it."""
-    open_images = select(JobImage.id).where(JobImage.job_id == job_id, col(JobImage.status).in_(OPEN_IMAGE)).exists()
-    row = session.execute(
-        update(Job)
-        .where(col(Job.id) == job_id, col(Job.status) != "finished", ~open_images)
-        .values(status="finished", finished_at=utcnow())
-        .returning(col(Job.account_id), col(Job.webhook_url))
-    ).first()
+    row = session.connection().execute(_FINISH_JOB, {"b_job": job_id, "finished_at": utcnow()}).first()
     if row is not None and row[1] is not None:
         session.add(WebhookDelivery(account_id=row[0], job_id=job_id, url=row[1]))
 
@@ -365,3 +359,31 @@ def count_open_images(session: Session, account_id: str) -> int:
         .join(Job, col(Job.id) == col(JobImage.job_id))
         .where(Job.account_id == account_id, col(JobImage.status).in_(OPEN_IMAGE))
     ).one()
+
+
+# Prepared: to build the statements that every image takes would cost more than to execute them.
+_job, _image, _result = table_of(Job), table_of(JobImage), table_of(Result)
+_FIND_RESULTS = sa_select(_result.c.charge_key).where(
+    _result.c.account_id == bindparam("b_account"), _result.c.charge_key.in_(bindparam("b_keys", expanding=True))
+)
+_LOCK_JOB = (
+    sa_select(_job.c.id)
+    .where(_job.c.id == sa_select(_image.c.job_id).where(_image.c.id == bindparam("b_image")).scalar_subquery())
+    .with_for_update()
+)
+_END_IMAGE = (
+    update(_image)
+    .where(_image.c.id == bindparam("b_image"), _image.c.status.in_(OPEN_IMAGE))
+    .values({name: bindparam(name) for name in ("status", "error_code", "wait_ms", "model_ms", "finished_at")})
+    .returning(_image.c.job_id)
+)
+_FINISH_JOB = (
+    update(_job)
+    .where(
+        _job.c.id == bindparam("b_job"),
+        _job.c.status != "finished",
+        ~sa_select(_image.c.id).where(_image.c.job_id == bindparam("b_job"), _image.c.status.in_(OPEN_IMAGE)).exists(),
+    )
+    .values(status="finished", finished_at=bindparam("finished_at"))
+    .returning(_job.c.account_id, _job.c.webhook_url)
+)

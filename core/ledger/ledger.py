@@ -17,7 +17,7 @@ from sqlalchemy import select as sa_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from core.db import UTCDateTime, new_id, table_of, utcnow
+from core.db import UTCDateTime, new_id, row_of, table_of, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -32,7 +32,6 @@ from core.ledger.posting import (
     post_hold,
     require_amount,
     reserved,
-    row_of,
     run,
     settled,
 )

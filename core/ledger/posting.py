@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -25,17 +25,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import class_mapper
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session
 
-from core.db import table_of, utcnow
+from core.db import row_of, table_of, utcnow
 from core.errors import AccountNotActiveError, InsufficientTokensError, InvalidAmountError, SpendingCapError
 from core.ledger.tables import Account, Budget, Entry, LowBalanceAlert
 
 # Far above any balance, far below what BIGINT holds: sums cannot overflow on the way.
 AMOUNT_MT_MAX = 10**15
-
-Row = TypeVar("Row", bound=SQLModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +75,6 @@ def run(session: Session, statement: Executable, values: dict[str, Any]) -> tupl
     result = session.connection().execute(statement, values)
     row = result.first() if result.returns_rows else None
     return None if row is None else tuple(row)
-
-
-def row_of(model: type[Row], values: dict[str, Any]) -> Row:
-    """The object of a row that was just written, made as the ORM makes one of a row that it read.
-
-    Validating and tracking each value costs as much as the statement that wrote them. `class_mapper` sets the models
-    up where nothing did so before: a hold may be the first thing that a process does.
-    """
-    instance: Row = class_mapper(model).class_manager.new_instance()
-    instance.__dict__.update(values)
-    return instance
 
 
 def lock_account(session: Session, account_id: str) -> None:

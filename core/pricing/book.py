@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
+from core.db import table_of
 from core.errors import NoRateError
 from core.geometry import NetworkInput, network_input
 from core.money import to_millitokens
@@ -160,6 +162,24 @@ def adopt_book(session: Session, prices: Prices, *, note: str = "") -> None:
     session.flush()
 
 
+class KnownPrices:
+    """The versions that a process has read. One never changes, so only which is in force is asked each time."""
+
+    def __init__(self) -> None:
+        self._by_version: dict[str, Prices] = {}
+
+    def current(self, session: Session) -> Prices:
+        """What `current_prices` gives."""
+        return self.get(session, session.connection().execute(_NEWEST).scalar_one())
+
+    def get(self, session: Session, version: str) -> Prices:
+        """What `get_prices` gives."""
+        prices = self._by_version.get(version)
+        if prices is None:
+            prices = self._by_version[version] = get_prices(session, version)
+        return prices
+
+
 def current_prices(session: Session) -> Prices:
     """The version in force: the newest."""
     book = session.exec(
@@ -216,3 +236,7 @@ def _load_prices(session: Session, book: PriceBook) -> Prices:
         read_discounts(book.batch_discounts),
         read_late_rules(book.refund_rules),
     )
+
+
+_book = table_of(PriceBook)
+_NEWEST = sa_select(_book.c.version).order_by(_book.c.created_at.desc(), _book.c.version.desc()).limit(1)

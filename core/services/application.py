@@ -12,7 +12,7 @@ from core.errors import VisionMeterError
 from core.fetch.fetch import Fetcher
 from core.jobs.blobs import BlobStore
 from core.jobs.hands import Hands
-from core.pricing.book import adopt_book, read_book
+from core.pricing.book import KnownPrices, adopt_book, read_book
 from core.rates import RateLimiter, default_plan
 from core.redis_link import RedisLink
 
@@ -37,6 +37,7 @@ class Application:
     rates: RateLimiter
     redis: RedisLink | None = None
     hands: Hands = field(default_factory=Hands)
+    prices: KnownPrices = field(default_factory=KnownPrices)
 
     def close(self) -> None:
         """Close the connections to the database and to Redis."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from core.db import utcnow
+from core.db import insert_row, new_row, utcnow
 from core.errors import (
     EngineBusyError,
     EngineStoppedError,
@@ -35,14 +35,13 @@ from core.ledger.idempotency import begin_idempotent, complete_idempotent, find_
 from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
 from core.pricing import receipts
-from core.pricing.book import current_prices
 from core.pricing.tables import Quote
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application
-from core.services.metered_detection import RUN, hold_image, require_affordable
+from core.services.metered_detection import RUN, hold_image
 from core.services.mirror import ResultCache, read_balance
 from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
-from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, answer_free, give_back, run_image
+from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, Terms, answer_free, give_back, run_image
 from core.services.stages import Stages
 from core.services.team import require_role
 
@@ -132,7 +131,7 @@ def _wait_for_answer(app: Application, caller: Caller, answer: Mapping[str, Any]
             job = jobs.get_job(session, caller.account_id, answer["job_id"])
             image = jobs.list_images(session, job.id)[0]
             if image.status not in jobs.OPEN_IMAGE:
-                return _read_answer(app, session, job, image, None, replayed=True, balance=balance)
+                return _read_answer(app, session, job, image, replayed=True, balance=balance)
         if time.monotonic() > deadline:
             raise EngineBusyError("This request is still being carried out: send it again with the same key.")
         time.sleep(DUPLICATE_POLL_S)
@@ -151,6 +150,7 @@ class _Started:
 
     job: Job
     image: JobImage
+    terms: Terms
     balance: Balance | None
 
 
@@ -171,7 +171,8 @@ def _start(
             if earlier is not None:
                 return earlier
         quote = store_quote(app, session, caller.account_id, [image], version=version, img_size=img_size)
-        job = Job(
+        job = new_row(
+            Job,
             account_id=caller.account_id,
             quote_id=quote.id,
             actor=caller.id,
@@ -182,16 +183,10 @@ def _start(
             runner=app.hands.runner,
             lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
         )
-        session.add(job)
-        session.flush()
+        insert_row(session, job)
         line = quote_lines(quote)[0]
-        if quote.total_mt:
-            lock_account(session, caller.account_id)
-            require_affordable(app, session, caller.account_id, [line])
-        row = hold_image(app, session, caller, job.id, 0, line, budget_id=budget_of(caller))
-        row.status, row.started_at = "running", utcnow()
-        session.add(row)
-        session.flush()
+        # One hold needs no look at the balance before it: it refuses by itself what cannot be paid.
+        row = hold_image(app, session, caller, job.id, 0, line, budget_id=budget_of(caller), started_at=job.created_at)
         balance = None
         if line.free_reason is not None:
             answer_free(session, job, row)
@@ -201,7 +196,7 @@ def _start(
             if balance is not None:
                 answer |= {"posted_mt": balance.posted_mt, "held_mt": balance.held_mt}
             complete_idempotent(session, caller.account_id, RUN, key, answer)
-        return _Started(job, row, balance)
+        return _Started(job, row, Terms(quote, app.prices.get(session, quote.price_version)), balance)
 
 
 def _refuse_early(
@@ -217,7 +212,7 @@ def _refuse_early(
     model = version.model.name
     charge_key = make_charge_key(image.image_sha256, version.version, img_size)
     with app.db.read() as session:
-        price_mt = current_prices(session).price_image(image.height, image.width, img_size, model)[1]
+        price_mt = app.prices.current(session).price_image(image.height, image.width, img_size, model)[1]
         if mirrored.available_mt >= price_mt or jobs.find_results(session, caller.account_id, [charge_key]):
             return
         if not ledger.find_taken_keys(session, caller.account_id, [charge_key]):
@@ -246,7 +241,6 @@ def _carry_out(
 ) -> Detected | None:
     """The answer; None when another run was to pay for the same picture and failed."""
     job, image = started.job, started.image
-    charge = None
     if started.balance is None:
         with app.hands.carry(image.id):
             if image.hold_id is None:
@@ -254,12 +248,34 @@ def _carry_out(
                 run_image(app, job, image)
             else:
                 _store_picture(app, job, image, data)
-                charge = run_image(app, job, image, decoded=decoded, stages=stages)
+                charge = run_image(app, job, image, terms=started.terms, decoded=decoded, stages=stages)
+                if charge is not None:
+                    return _charged(app, started, charge)
     with app.db.read() as session:
         image = session.get_one(JobImage, image.id)
         if image.error_code == FIRST_ATTEMPT_FAILED:
             return None
-        return _read_answer(app, session, job, image, charge, replayed=False, balance=started.balance)
+        return _read_answer(app, session, job, image, replayed=False, balance=started.balance)
+
+
+def _charged(app: Application, started: _Started, charge: Charge) -> Detected:
+    """What `_read_answer` would read, which this thread has just written."""
+    job, image = started.job, started.image
+    image.status = "charged"
+    ResultCache(app.redis).put(
+        job.account_id, image.charge_key, {"id": charge.result_id, "detections": charge.detections}
+    )
+    return Detected(
+        job=job,
+        image=image,
+        price_version=started.terms.quote.price_version,
+        detections=Detections.from_json(charge.detections),
+        result_id=charge.result_id,
+        receipt_id=charge.receipt_id,
+        amount_mt=image.amount_mt,
+        balance=charge.balance,
+        replayed=False,
+    )
 
 
 def _store_picture(app: Application, job: Job, image: JobImage, data: bytes) -> None:
@@ -286,7 +302,6 @@ def _read_answer(
     session: Session,
     job: Job,
     image: JobImage,
-    charge: Charge | None,
     *,
     replayed: bool,
     balance: Balance | None = None,
@@ -295,9 +310,8 @@ def _read_answer(
     if image.status not in ("charged", "free"):
         raise _failure(image)
     result = _read_result(app, session, job.account_id, image.charge_key)
-    receipt_id = charge.receipt_id if charge is not None else None
-    balance = charge.balance if charge is not None else balance
-    if image.status == "charged" and charge is None:
+    receipt_id = None
+    if image.status == "charged":
         assert image.hold_id is not None
         receipt = receipts.find_receipt(session, job.account_id, image.hold_id)
         receipt_id = receipt.id if receipt is not None else None

@@ -8,12 +8,12 @@ transaction is open while a model runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlmodel import Session
 
-from core.db import utcnow
+from core.db import insert_row, new_row, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -149,7 +149,7 @@ def _start_job(
             lock_account(session, user.account_id)
         require_affordable(app, session, user.account_id, lines)
         for position, line in enumerate(lines):
-            session.add(hold_image(app, session, user, job.id, position, line, budget_id=budget_id))
+            hold_image(app, session, user, job.id, position, line, budget_id=budget_id)
         for key in claims:
             complete_idempotent(session, user.account_id, RUN, key, {"job_id": job.id})
     return job
@@ -180,10 +180,15 @@ def hold_image(
     line: QuoteLine,
     *,
     budget_id: str | None,
+    started_at: datetime | None = None,
 ) -> JobImage:
-    """The row of a line's image, with its hold; without one the line is free or the same work is under way already."""
+    """Store a line's image, with its hold; without one the line is free or the same work is under way already.
+
+    It is queued, unless it was started at once.
+    """
     hold_id = _hold_line(app, session, user, job_id, line, budget_id)
-    return JobImage(
+    image = new_row(
+        JobImage,
         job_id=job_id,
         position=position,
         name=line.name,
@@ -194,7 +199,10 @@ def hold_image(
         charge_key=line.charge_key,
         amount_mt=line.amount_mt if hold_id else 0,
         hold_id=hold_id,
+        status="queued" if started_at is None else "running",
+        started_at=started_at,
     )
+    return insert_row(session, image)
 
 
 def _hold_line(

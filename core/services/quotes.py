@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlmodel import Session
 
-from core.db import utcnow
+from core.db import insert_row, new_row, utcnow
 from core.errors import (
     ImageEmptyError,
     InvalidImageSizeError,
@@ -23,7 +23,7 @@ from core.inference.registry import ModelVersion
 from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
 from core.money import to_millitokens
-from core.pricing.book import current_prices, get_prices
+from core.pricing.book import get_prices
 from core.pricing.discounts import NextTier, find_next_tier
 from core.pricing.tables import Quote
 from core.services.application import Application
@@ -139,7 +139,7 @@ def store_quote(
     model = version.model.name
     keys = [make_charge_key(image.image_sha256, version.version, img_size) for image in images]
     now = utcnow()
-    prices = current_prices(session)
+    prices = app.prices.current(session)
     done = jobs.find_results(session, account_id, keys)
     seen: set[str] = set()
     free_reasons: list[str | None] = []
@@ -168,7 +168,8 @@ def store_quote(
         )
         for image, key, free_reason, price in zip(images, keys, free_reasons, batch.lines, strict=True)
     ]
-    quote = Quote(
+    quote = new_row(
+        Quote,
         account_id=account_id,
         price_version=prices.version,
         model=model,
@@ -181,9 +182,7 @@ def store_quote(
         created_at=now,
         expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
     )
-    session.add(quote)
-    session.flush()
-    return quote
+    return insert_row(session, quote)
 
 
 def requote(app: Application, user: Caller, quote: Quote) -> Quote:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from typing import Any
 
 from sqlmodel import Session
 
-from core.db import utcnow
+from core.db import insert_row, new_row, utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
 from core.group_commit import GroupCommitError
 from core.inference.engine import Inference
@@ -23,7 +25,7 @@ from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
 from core.pricing.book import Prices, get_prices
 from core.pricing.refund_rules import find_late_rule
-from core.pricing.tables import PriceBook, Quote, Receipt
+from core.pricing.tables import Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
 from core.services.mirror import publish_balance
@@ -40,21 +42,39 @@ LATE_RULE = "rule:late"
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What an image was quoted, and the prices of the quote's version."""
+
+    quote: Quote
+    prices: Prices
+
+
+@dataclass(frozen=True, slots=True)
 class Charge:
-    """What a captured image left behind: ids, and the account's balance in its version right after it."""
+    """What a captured image left behind: ids, its stored detections, and the account's balance right after it.
+
+    `version` is that of the account with this balance.
+    """
 
     result_id: str
+    detections: Sequence[Mapping[str, Any]]
     receipt_id: str
     balance: Balance
     version: int
 
 
 def run_image(
-    app: Application, job: Job, image: JobImage, *, decoded: DecodedImage | None = None, stages: Stages | None = None
+    app: Application,
+    job: Job,
+    image: JobImage,
+    *,
+    terms: Terms | None = None,
+    decoded: DecodedImage | None = None,
+    stages: Stages | None = None,
 ) -> Charge | None:
     """Run one claimed image. Whatever happens, its hold is captured or given back, and the row says which.
 
-    Whoever has decoded its pixels already hands them over. Gives the charge, or None when there was none.
+    Whoever has its terms at hand, or its pixels, hands them over. Gives the charge, or None when there was none.
     """
     if image.hold_id is None:
         _answer_free(app, job, image)
@@ -63,7 +83,7 @@ def run_image(
     try:
         inference = _infer(app, job, image, decoded, stages)
         with stages.measure("capture"):
-            charge = _settle(app, job, image, inference)
+            charge = _settle(app, job, image, inference, terms)
         publish_balance(app.redis, job.account_id, charge.version, charge.balance.available_mt)
         return charge
     except HoldEndedError:
@@ -120,11 +140,11 @@ def _decode(app: Application, job: Job, image: JobImage) -> DecodedImage:
     return decode_image(data, bytes_max=app.settings.image_bytes_max, pixels_max=app.settings.image_pixels_max)
 
 
-def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -> Charge:
+def _settle(app: Application, job: Job, image: JobImage, inference: Inference, terms: Terms | None) -> Charge:
     for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
         try:
             with app.db.write() as session:
-                return _capture(session, job, image, inference)
+                return _capture(session, job, image, inference, terms)
         except GroupCommitError:
             # Another transaction took the commit that this one shared down with it; nothing of this one is stored.
             if attempt == SETTLE_ATTEMPTS_MAX:
@@ -132,16 +152,16 @@ def _settle(app: Application, job: Job, image: JobImage, inference: Inference) -
     raise AssertionError("the last attempt returns or raises")
 
 
-def _capture(session: Session, job: Job, image: JobImage, inference: Inference) -> Charge:
+def _capture(session: Session, job: Job, image: JobImage, inference: Inference, terms: Terms | None = None) -> Charge:
     """Entry, result, receipt and usage in one transaction: charged ⇔ the result is stored."""
     assert image.hold_id is not None
-    quote = session.get_one(Quote, job.quote_id)
+    quote, prices = _terms_of(session, job) if terms is None else (terms.quote, terms.prices)
     line = quote.lines[image.position]
     if inference.input_shape != (line["input_height"], line["input_width"]):
         raise InferenceError("The model computed another size than was quoted. Nothing was taken: preview again.")
     entry = ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
-    book = session.get_one(PriceBook, quote.price_version)
-    result = Result(
+    result = new_row(
+        Result,
         account_id=job.account_id,
         charge_key=image.charge_key,
         image_sha256=image.image_sha256,
@@ -150,7 +170,8 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
         img_size=job.img_size,
         detections=inference.detections.to_json(),
     )
-    receipt = Receipt(
+    receipt = new_row(
+        Receipt,
         account_id=job.account_id,
         hold_id=image.hold_id,
         quote_id=quote.id,
@@ -164,23 +185,30 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference) 
         img_size=job.img_size,
         model=job.model,
         model_version=job.model_version,
-        alpha=book.alpha,
+        alpha=prices.alpha,
         beta=line["beta"],
-        minimum=book.minimum,
+        minimum=prices.minimum,
         discount_percent=quote.discount_percent,
         floor_mt=line.get("floor_mt", 0),
         batch_images=sum(1 for other in quote.lines if other["amount_mt"]),
         amount_mt=image.amount_mt,
         entry_seq=entry.seq,
     )
-    session.add_all([result, receipt])
+    insert_row(session, result)
+    insert_row(session, receipt)
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
     counts = inference.detections.filter(confidence_min=0.25).counts()
-    _refund_if_late(session, job, image, get_prices(session, quote.price_version))
+    _refund_if_late(session, job, image, prices)
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
-    _record(session, job, image, "charged", wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
-    return Charge(result.id, receipt.id, Balance(entry.posted_after_mt, entry.held_after_mt), entry.seq)
+    _record(session, job, image, "charged", quote=quote, wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
+    balance = Balance(entry.posted_after_mt, entry.held_after_mt)
+    return Charge(result.id, result.detections, receipt.id, balance, entry.seq)
+
+
+def _terms_of(session: Session, job: Job) -> tuple[Quote, Prices]:
+    quote = session.get_one(Quote, job.quote_id)
+    return quote, get_prices(session, quote.price_version)
 
 
 def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
@@ -238,16 +266,17 @@ def _record(
     image: JobImage,
     outcome: str,
     *,
+    quote: Quote | None = None,
     error_code: str | None = None,
     wait_ms: int | None = None,
     model_ms: int | None = None,
     class_counts: dict[str, int] | None = None,
 ) -> None:
-    quote = session.get_one(Quote, job.quote_id)
-    line = quote.lines[image.position]
+    line = (quote or session.get_one(Quote, job.quote_id)).lines[image.position]
     add_record(
         session,
-        UsageRecord(
+        new_row(
+            UsageRecord,
             account_id=job.account_id,
             job_id=job.id,
             actor=job.actor,

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
-from core.db import table_of
+from core.db import insert_row, table_of
 from core.slots import slot_of
 from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
 
@@ -28,7 +28,7 @@ def add_record(session: Session, record: UsageRecord) -> None:
     Call it last: the slot's row stays locked until the commit, and whoever waits for it must hold nothing that the
     caller still needs.
     """
-    session.add(record)
+    insert_row(session, record)
     session.connection().execute(
         _COUNT[session.get_bind().dialect.name],
         {
