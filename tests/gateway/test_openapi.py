@@ -93,10 +93,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, engine:
         yield served
 
 
-@pytest.fixture(scope="module")
-def contract(gateway: Gateway) -> Iterator[Contract]:
+def make_contract(gateway: Gateway) -> Contract:
     """Somebody with a finished job, a quote, a result, a receipt and a key."""
-    print(f"seed {SEED}")  # noqa: T201  # pytest shows it when a test fails
     customer = gateway.customer(100_000)
     job = customer.run("/batch", pictures(2)).json()
     quote = customer.run("/quotes", pictures(2, seed=2)).json()
@@ -107,11 +105,24 @@ def contract(gateway: Gateway) -> Iterator[Contract]:
         "receipt_id": job["results"][0]["usage"]["receipt_id"],
         "key_id": customer.make_key().key.id,
     }
-    contract = Contract(customer, ids, random.Random(SEED))
+    return Contract(customer, ids, random.Random(SEED))
+
+
+@pytest.fixture(scope="module")
+def contract(gateway: Gateway) -> Iterator[Contract]:
+    """Whoever sends the cases."""
+    print(f"seed {SEED}")  # noqa: T201  # pytest shows it when a test fails
+    contract = make_contract(gateway)
     started = time.monotonic()
     yield contract
     calls = sum(contract.calls.values())
     print(f"{calls} cases in {time.monotonic() - started:.0f} s: {sorted(contract.statuses.items())}")  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def example(gateway: Gateway) -> Contract:
+    """Whoever sends the examples: the cases have used up another's keys."""
+    return make_contract(gateway)
 
 
 def no_server_error(_ctx: CheckContext, response: Response, _case: Case[Any]) -> None:
@@ -235,10 +246,10 @@ def test_every_shape_that_is_sent_or_answered_has_an_example() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "operation"), OPERATIONS, ids=lambda value: str(value) if isinstance(value, str) else ""
 )
-def test_examples_work(method: str, path: str, operation: dict[str, Any], contract: Contract) -> None:
+def test_examples_work(method: str, path: str, operation: dict[str, Any], example: Contract) -> None:
     """Each operation, sent as its example says, succeeds; the example of its answer has the names of a real answer."""
-    customer = contract.customer
-    url = path.format(**{**contract.ids, "key_id": customer.make_key().key.id})
+    customer = example.customer
+    url = path.format(**{**example.ids, "key_id": customer.make_key().key.id})
     query = {
         one["name"]: one.get("example", one["schema"].get("examples", [None])[0])
         for one in operation.get("parameters", ())
@@ -256,7 +267,7 @@ def test_examples_work(method: str, path: str, operation: dict[str, Any], contra
         document = answer.json()
         document = document[0] if isinstance(document, list) else document
         jsonschema.validate(document, {"$ref": f"#/components/schemas/{shape}", "components": DOCUMENT["components"]})
-        example = EXAMPLES_BY_SHAPE[shape][0]
+        shown = EXAMPLES_BY_SHAPE[shape][0]
         if shape == "DetectOut" or shape == "ResultOut":  # a picture of noise has nobody in it
-            document, example = {**document, "predictions": []}, {**example, "predictions": []}
-        assert keys(document) == keys(example)
+            document, shown = {**document, "predictions": []}, {**shown, "predictions": []}
+        assert keys(document) == keys(shown)
