@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 
-from sqlalchemy import ColumnElement, and_, func, or_, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, true, update
 from sqlmodel import Session, col, select
 
-from core.db import utcnow
+from core.db import UTCDateTime, utcnow
 from core.errors import ApiKeyNotFoundError
 from core.identity.tables import ApiKey
 
@@ -47,9 +47,7 @@ def find_usable_key(session: Session, secret: str) -> ApiKey | None:
     if not (secret.isascii() and secret.isprintable()):
         return None  # no secret of ours, and perhaps no text that a database takes
     digest = _digest(secret)
-    candidates = session.exec(
-        select(ApiKey).where(ApiKey.prefix == secret[:PREFIX_CHARACTERS], *_usable(utcnow()))
-    ).all()
+    candidates = session.scalars(_FIND, {"b_prefix": secret[:PREFIX_CHARACTERS], "b_now": utcnow()})
     found = None
     for key in candidates:
         if hmac.compare_digest(key.digest, digest):
@@ -136,7 +134,7 @@ def is_in_networks(address: str, networks: Sequence[str]) -> bool:
     return any(ip.version == network.version and ip in network for network in map(ip_network, networks))
 
 
-def _usable(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def _usable(now: datetime | ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
     return (
         col(ApiKey.revoked_at).is_(None),
         or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now),
@@ -155,3 +153,7 @@ def _revoke(session: Session, which: ColumnElement[bool]) -> list[str]:
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+# Prepared: every request asks it.
+_FIND = select(ApiKey).where(ApiKey.prefix == bindparam("b_prefix"), *_usable(bindparam("b_now", type_=UTCDateTime)))
