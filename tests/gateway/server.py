@@ -75,8 +75,13 @@ class GatewayServer:
 
 
 @contextmanager
-def gateway_server(folder: Path, *, host: str = "127.0.0.1", port: int = 0, **settings: Any) -> Iterator[GatewayServer]:
+def gateway_server(
+    folder: Path, *, host: str = "127.0.0.1", port: int = 0, instant: bool = False, **settings: Any
+) -> Iterator[GatewayServer]:
     """A gateway on CPU and SQLite in `folder`; `settings` become VISIONMETER_… variables (`rate_requests_per_s=1000`).
+
+    With `instant` its engine answers at once with five made-up boxes, as in `bench/gateway.py`: for tests of everything
+    else under more load than two cores can run a model.
 
     A second one on the same folder (and `database_url`) goes on where the first one ended.
     """
@@ -93,8 +98,9 @@ def gateway_server(folder: Path, *, host: str = "127.0.0.1", port: int = 0, **se
     env = {**os.environ, "YOLO_OFFLINE": "true", **{f"VISIONMETER_{k.upper()}": str(v) for k, v in values.items()}}
     port = port or _free_port()
     arguments = ["uvicorn", "gateway.main:app", "--host", host, "--port", str(port), "--no-access-log"]
+    command = ["-m", *arguments] if not instant else ["bench/gateway_server.py", "gateway", "--port", str(port)]
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log)
     server = GatewayServer(f"http://{host}:{port}", folder, env, process)
     try:
         _wait_until_ready(server)
