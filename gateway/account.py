@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequestError
+from core.identity.callers import ApiCaller
 from core.money import to_millitokens
 from core.services import account_view, admin, api_keys, usage_report, webhooks
 from core.services.api_keys import KeySettings
-from core.services.application import current
+from core.services.application import Application, current
+from gateway import openapi
 from gateway.answers import key_answer, time, tokens
 from gateway.auth import CallerDependency
+from gateway.bodies import parse_fields, read_small_json
+from gateway.detect import budget
 from gateway.openapi import problems
 from gateway.shapes import (
     BalanceOut,
@@ -119,10 +124,24 @@ def list_keys(caller: CallerDependency) -> Response:
     return JSONResponse({"keys": [key_answer(view) for view in api_keys.list_keys(current(), caller)]})
 
 
-@router.post("/keys", status_code=201, response_model=KeyOut, responses=problems(409), summary="Make an API key")
-def create_key(caller: CallerDependency, wanted: KeyIn) -> Response:
-    """`secret` is in this answer and nowhere else. Needs a key that manages keys; the new one does not."""
-    app = current()
+@router.post(
+    "/keys",
+    status_code=201,
+    response_model=KeyOut,
+    responses=problems(408, 409, 413, 503),
+    summary="Make an API key",
+    openapi_extra=openapi.small_body(KeyIn),
+)
+async def create_key(request: Request, caller: CallerDependency) -> Response:
+    """`secret` is in this answer and nowhere else.
+
+    Needs a key that manages keys. The new one does not, and may no more than the one that makes it.
+    """
+    wanted = parse_fields(KeyIn, await _read_fields(request, caller))
+    return await run_in_threadpool(_create_key, current(), caller, wanted)
+
+
+def _create_key(app: Application, caller: ApiCaller, wanted: KeyIn) -> Response:
     made = api_keys.create_key(
         app,
         caller,
@@ -143,15 +162,21 @@ def create_key(caller: CallerDependency, wanted: KeyIn) -> Response:
     "/keys/{key_id}/rotate",
     status_code=201,
     response_model=KeyOut,
-    responses=problems(404, 409),
+    responses=problems(404, 408, 409, 413, 503),
     summary="Give a key a new secret",
+    openapi_extra=openapi.small_body(RotateIn, required=False),
 )
-def rotate_key(caller: CallerDependency, key_id: str, wanted: RotateIn | None = None) -> Response:
+async def rotate_key(request: Request, caller: CallerDependency, key_id: str) -> Response:
     """A new key with the same limits and budget; the old secret works for `grace_s` seconds more."""
-    app = current()
-    grace = timedelta(seconds=(wanted or RotateIn()).grace_s)
+    wanted = parse_fields(RotateIn, await _read_fields(request, caller))
+    return await run_in_threadpool(_rotate_key, current(), caller, key_id, timedelta(seconds=wanted.grace_s))
+
+
+def _rotate_key(app: Application, caller: ApiCaller, key_id: str, grace: timedelta) -> Response:
     made = api_keys.rotate_key(app, caller, key_id, grace=grace)
-    return _secret_answer(key_answer(api_keys.get_key(app, caller, made.key.id), made.secret), 201)
+    # A key that rotated itself may have ended with that: the one in its place looks.
+    reader = ApiCaller(made.key) if key_id == caller.id else caller
+    return _secret_answer(key_answer(api_keys.get_key(app, reader, made.key.id), made.secret), 201)
 
 
 @router.delete("/keys/{key_id}", response_model=KeyOut, responses=problems(404), summary="Revoke an API key")
@@ -174,6 +199,12 @@ def revoke_key(caller: CallerDependency, key_id: str) -> Response:
 def webhook_secret(caller: CallerDependency) -> Response:
     """Verify with any library of standardwebhooks.com. Needs a key that manages keys."""
     return _secret_answer({"secret": webhooks.get_secret(current(), caller)}, 200)
+
+
+async def _read_fields(request: Request, caller: ApiCaller) -> dict[str, Any]:
+    # By hand: FastAPI reads a body of any size before it asks who sends it.
+    with budget.reserve(caller.account_id) as reservation:
+        return await read_small_json(request, reservation)
 
 
 def _secret_answer(document: object, status: int) -> Response:

@@ -6,11 +6,13 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -22,6 +24,7 @@ from core.errors import (
     ImageEmptyError,
     InvalidRequestError,
     RequestTooLargeError,
+    RequestTooSlowError,
     UnsupportedBodyError,
     VisionMeterError,
 )
@@ -38,6 +41,16 @@ M = TypeVar("M", bound=BaseModel)
 
 # Bodies that are in memory at the same time; each is there up to three times over while it is taken apart.
 BODIES_BYTES_MAX = 200_000_000
+# Of these, what one account may have there: somebody who sends and sends leaves room for the others.
+ACCOUNT_SHARE = 0.6
+# A body has so long, and a second more for so many bytes of it; and each piece comes within so long of the one before.
+BODY_TIMEOUT_S = 60.0
+BODY_BYTES_PER_S_MIN = 100_000
+PIECE_TIMEOUT_S = 20.0
+# A request without pictures: an API key's name and limits.
+SMALL_BODY_BYTES_MAX = 64_000
+# Commas and brackets of a JSON body. The largest honest one has a thousand; each may become 60 bytes of memory.
+JSON_SIGNS_MAX = 50_000
 FIELDS_MAX = 60
 _FIELD_BYTES_MAX = 16_384
 _DATA_URL = re.compile(r"data:[\w/+.-]{0,100};base64,")
@@ -68,50 +81,77 @@ class BodyBudget:
     def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
+        self._of_account: Counter[str] = Counter()
 
     @contextmanager
-    def reserve(self) -> Iterator[Reservation]:
+    def reserve(self, account_id: str) -> Iterator[Reservation]:
         """Count what a request takes, and give it back at the end of the block."""
-        reservation = Reservation(self)
+        reservation = Reservation(self, account_id)
         try:
             yield reservation
         finally:
             self._bytes -= reservation.bytes
+            self._of_account[account_id] -= reservation.bytes
+            if not self._of_account[account_id]:
+                del self._of_account[account_id]
 
-    def take(self, count: int) -> None:
-        """Raises `EngineBusyError` when so many bytes more do not fit."""
+    def take(self, account_id: str, count: int) -> None:
+        """Raises `EngineBusyError` when so many bytes more do not fit, or are more than an account's share."""
         if self._bytes + count > self._bytes_max:
             raise EngineBusyError("Too much is being uploaded at once: send it again in a few seconds.")
+        if self._of_account[account_id] + count > self._bytes_max * ACCOUNT_SHARE:
+            raise EngineBusyError("This account is uploading too much at once: send it again in a few seconds.")
         self._bytes += count
+        self._of_account[account_id] += count
 
 
 class Reservation:
     """The bytes that one request has taken of a `BodyBudget`."""
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: BodyBudget, account_id: str) -> None:
         self._budget = budget
+        self._account_id = account_id
         self.bytes = 0
 
     def take(self, count: int) -> None:
         """Raises `EngineBusyError` when they do not fit."""
-        self._budget.take(count)
+        self._budget.take(self._account_id, count)
         self.bytes += count
 
 
 async def read_bytes(request: Request, reservation: Reservation, bytes_max: int) -> bytes:
-    """The body. Raises `RequestTooLargeError` as soon as it is clear, and `EngineBusyError` when there is no room."""
+    """The body.
+
+    Raises `RequestTooLargeError` as soon as it is clear, `RequestTooSlowError` when it does not come in time, and
+    `EngineBusyError` when there is no room.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > bytes_max:
         raise _too_large(bytes_max)
     pieces: list[bytes] = []
     total = 0
-    async for piece in request.stream():
-        total += len(piece)
-        if total > bytes_max:
-            raise _too_large(bytes_max)
-        reservation.take(len(piece))
-        pieces.append(piece)
+    latest = anyio.current_time() + BODY_TIMEOUT_S
+    try:
+        with anyio.fail_after(PIECE_TIMEOUT_S) as patience:
+            async for piece in request.stream():
+                total += len(piece)
+                if total > bytes_max:
+                    raise _too_large(bytes_max)
+                reservation.take(len(piece))
+                pieces.append(piece)
+                latest += len(piece) / BODY_BYTES_PER_S_MIN
+                patience.deadline = min(anyio.current_time() + PIECE_TIMEOUT_S, latest)
+    except TimeoutError:
+        raise RequestTooSlowError(
+            "The body did not come in time, and nothing was taken: send it again, in smaller parts on a slow line."
+        ) from None
     return b"".join(pieces)
+
+
+async def read_small_json(request: Request, reservation: Reservation) -> dict[str, Any]:
+    """A JSON object of a few fields; no body at all has none."""
+    data = await read_bytes(request, reservation, SMALL_BODY_BYTES_MAX)
+    return _parse_json(data) if data.strip() not in (b"", b"null") else {}
 
 
 async def read_body(request: Request, reservation: Reservation, bytes_max: int) -> Body:
@@ -188,6 +228,12 @@ def load_picture(app: Application, picture: Picture, stages: Stages) -> bytes:
 
 
 def _parse_json(data: bytes) -> dict[str, Any]:
+    # Looked for before anything is built: a hundred megabytes of empty lists would be gigabytes.
+    if sum(map(data.count, (b",", b"[", b"{"))) > JSON_SIGNS_MAX:
+        raise InvalidRequestError(
+            "The body has more fields than a request of ours can have: send pictures and parameters only.",
+            errors=[{"field": "body", "message": f"at most {JSON_SIGNS_MAX} commas and brackets"}],
+        )
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):

@@ -89,7 +89,7 @@ async def detect(request: Request, caller: CallerDependency) -> Response:
     """
     app = current()
     stages = Stages()
-    with budget.reserve() as reservation:
+    with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.image_bytes_max * 4 // 3 + _OVERHEAD_BYTES)
         key = read_idempotency_key(request)
         return await lane.run(app, lambda: _detect(app, caller, body, key, stages))

@@ -17,7 +17,7 @@ _TEXT = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 # What every operation with a key may answer.
 COMMON = (401, 403, 422, 429)
-SPENDING = (400, 402, 404, 409, 413, 415, 500, 503)
+SPENDING = (400, 402, 404, 408, 409, 413, 415, 500, 503)
 PARAMETERS_IN_QUERY = ("model", "img_size", "confidence", "classes", "format", "annotated", "name")
 
 
@@ -79,12 +79,18 @@ def body(model: type[BaseModel], *, one: bool = False, many: bool = False) -> di
                 "in": "query",
                 "required": False,
                 "schema": properties[name],
-                "description": "For a bare picture or a form; JSON has it in its body.",
+                "description": "For a bare picture; a form or JSON may have it in its body.",
             }
             for name in PARAMETERS_IN_QUERY
             if name in properties
         ]
     return extra
+
+
+def small_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """A request body that is JSON only."""
+    content = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def idempotency_header() -> dict[str, Any]:

@@ -46,6 +46,7 @@ HTTP_STATUS = {
     "idempotency_conflict": 409,
     "last_operator": 409,
     "last_owner": 409,
+    "request_too_slow": 408,
     "quote_expired": 409,
     "quote_grew": 409,
     "quote_mismatch": 409,
@@ -85,6 +86,7 @@ TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     409: "Conflict",
     413: "Too large",
     415: "Unsupported type",
@@ -93,10 +95,10 @@ TITLES = {
     500: "Internal error",
     503: "Not available now",
 }
-# When to come back, for those that know no better.
-RETRY_AFTER_S = {"engine_busy": 2, "engine_stopped": 30, "model_not_ready": 300, "weights_refused": 300}
 # pydantic's words for these are about its own insides.
 _PLAIN = {"extra_forbidden": "there is no such field", "missing": "this field is needed"}
+# When to come back, for those that know no better.
+RETRY_AFTER_S = {"engine_busy": 2, "engine_stopped": 30, "model_not_ready": 300, "weights_refused": 300}
 # Amounts as a program expects them: tokens under a plain name.
 _AMOUNTS = {
     f"{name}_mt": name
@@ -195,6 +197,8 @@ def make_problem(
     extra = dict(headers or {})
     if status == 401:
         extra["WWW-Authenticate"] = "Bearer"
+    if status == 408:
+        extra["Connection"] = "close"  # the rest of the body is not waited for
     if status in (429, 503):
         facts.setdefault("retry_after_s", RETRY_AFTER_S.get(code, 1))
         extra["Retry-After"] = str(facts["retry_after_s"])

@@ -56,6 +56,7 @@ from gateway.shapes import (
     JobOut,
     QuoteIn,
     QuoteOut,
+    split_names,
 )
 
 router = APIRouter()
@@ -86,7 +87,7 @@ async def make_quote(request: Request, caller: CallerDependency) -> Response:
     The pictures are kept for it, so that a batch or a job may name the quote alone.
     """
     app = current()
-    with budget.reserve() as reservation:
+    with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
         quote = await lane.run(app, lambda: _quote(app, caller, body))
     return JSONResponse(quote_answer(quote), status_code=201)
@@ -126,7 +127,7 @@ async def run_batch(request: Request, caller: CallerDependency) -> Response:
     under `/v1/jobs`.
     """
     app = current()
-    with budget.reserve() as reservation:
+    with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
         key = read_idempotency_key(request)
         options = parse_fields(BatchIn, body.fields)
@@ -149,7 +150,7 @@ async def run_batch(request: Request, caller: CallerDependency) -> Response:
 async def create_job(request: Request, caller: CallerDependency) -> Response:
     """The same as a batch, answered at once. Follow it by `GET`, by events, or by a webhook."""
     app = current()
-    with budget.reserve() as reservation:
+    with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
         key = read_idempotency_key(request)
         options = parse_fields(JobIn, body.fields)
@@ -200,7 +201,7 @@ def get_job_results(
 ) -> Response:
     """Free as often as it is read; another confidence or other classes are a filter, not a run."""
     report = run_report.report_run(current(), caller, job_id, with_outcomes=True)
-    names = [name.strip() for name in classes.split(",") if name.strip()] if classes else None
+    names = split_names(classes)
     return _write_results(report, format, confidence, names)
 
 
@@ -223,7 +224,7 @@ def cancel(caller: CallerDependency, job_id: str) -> Response:
     responses={
         200: {
             "description": "`progress` at each change and `finished` at the end; the data is the job.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": openapi.EVENT}},
         },
         **problems(404),
     },

@@ -17,6 +17,12 @@ class RequestTooLargeError(VisionMeterError):
     code = "request_too_large"
 
 
+class RequestTooSlowError(VisionMeterError):
+    """The body did not come in time; nothing was held. Send it again, over a faster line or in smaller parts."""
+
+    code = "request_too_slow"
+
+
 class UnsupportedBodyError(VisionMeterError):
     """The content type of the body is none that the operation reads."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 
@@ -80,6 +80,8 @@ class KeyView:
 def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKey:
     """Make a key. Members may; a key that manages keys is made by an owner who is signed in.
 
+    One that a key makes may no more than its maker: what is left out is the maker's, and its caps count for both.
+
     Raises `RoleNeededError`, `KeyMayNotError`, `InvalidApiKeySettingError` or `TooManyApiKeysError`.
     """
     settings = _checked(app, settings)
@@ -91,12 +93,12 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
                 "A key that manages keys is made on the portal, by an owner: leave manages_keys out.",
                 field="manages_keys",
             )
+        if isinstance(caller, ApiCaller):
+            settings = _within(caller.key, settings)
         # Two at once must not both be the last that is allowed.
         lock_account(session, caller.account_id)
         _require_room(session, caller.account_id)
-        budget = spending.open_budget(
-            session, caller.account_id, day_cap_mt=settings.day_cap_mt, month_cap_mt=settings.month_cap_mt
-        )
+        budget_id = _open_budget(session, caller, settings)
         key = api_keys.store_key(
             session,
             secret,
@@ -106,7 +108,7 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
                 name=settings.name,
                 models=list(settings.models) if settings.models is not None else None,
                 networks=list(settings.networks) if settings.networks is not None else None,
-                budget_id=budget.id,
+                budget_id=budget_id,
                 manages_keys=settings.manages_keys,
                 expires_at=settings.expires_at,
                 prefix="",
@@ -132,6 +134,8 @@ def rotate_key(app: Application, caller: Caller, key_id: str, *, grace: timedelt
         lock_account(session, caller.account_id)
         old = api_keys.get_key(session, caller.account_id, key_id)
         _require_manager(session, caller, "owner" if old.manages_keys else "member")
+        if isinstance(caller, ApiCaller) and old.id != caller.id:
+            _require_rotatable_by(session, caller.key, old)
         if not is_usable(old, now) or old.replaced_by is not None:
             raise InvalidApiKeySettingError(
                 "This key has ended or was rotated before: make a new one.", field="state", key_id=key_id
@@ -320,10 +324,70 @@ def _checked_networks(networks: Sequence[str] | None) -> list[str] | None:
     return list(dict.fromkeys(checked))
 
 
+def _within(maker: ApiKey, settings: KeySettings) -> KeySettings:
+    """What a key asks for another one, and where it asks for nothing its own limits. Raises `KeyMayNotError`."""
+    asked = replace(
+        settings,
+        models=settings.models or maker.models,
+        networks=settings.networks or maker.networks,
+        expires_at=settings.expires_at or maker.expires_at,
+    )
+    if _may_more(asked, maker):
+        raise KeyMayNotError(
+            "A key makes none that may more than itself: ask for fewer models, smaller networks or an earlier end, or "
+            "leave them out to have this key's."
+        )
+    return asked
+
+
+def _may_more(one: KeySettings | ApiKey, maker: ApiKey) -> bool:
+    """Whether a key has another model, network or a later end than another one; None is no limit. Not of caps."""
+    return (
+        (maker.models is not None and (one.models is None or not set(one.models) <= set(maker.models)))
+        or (maker.networks is not None and (one.networks is None or not _lie_in(one.networks, maker.networks)))
+        or (maker.expires_at is not None and (one.expires_at is None or one.expires_at > maker.expires_at))
+    )
+
+
+def _lie_in(networks: Sequence[str], allowed: Sequence[str]) -> bool:
+    outer = [ip_network(text) for text in allowed]
+    return all(
+        any(inner.version == one.version and inner.subnet_of(one) for one in outer)  # type: ignore[arg-type]  # the same version
+        for inner in map(ip_network, networks)
+    )
+
+
+def _is_capped(session: Session, key: ApiKey) -> bool:
+    budget = spending.get_budget(session, key.budget_id, utcnow().date())
+    return budget.day_cap_mt is not None or budget.month_cap_mt is not None
+
+
+def _open_budget(session: Session, caller: Caller, settings: KeySettings) -> str:
+    """A budget for a new key; that of its maker when this is a key with caps, for they would mean nothing otherwise."""
+    if isinstance(caller, ApiCaller) and _is_capped(session, caller.key):
+        if settings.day_cap_mt is not None or settings.month_cap_mt is not None:
+            raise KeyMayNotError("This key has caps, which count for the keys that it makes too: leave the caps out.")
+        return caller.key.budget_id
+    return spending.open_budget(
+        session, caller.account_id, day_cap_mt=settings.day_cap_mt, month_cap_mt=settings.month_cap_mt
+    ).id
+
+
+def _require_rotatable_by(session: Session, key: ApiKey, old: ApiKey) -> None:
+    """Whoever rotates a key gets its secret: raise `KeyMayNotError` when it may more than the key that asks."""
+    if old.manages_keys:
+        raise KeyMayNotError("A key that manages keys is rotated with itself, or on the page API keys.")
+    if _may_more(old, key) or (_is_capped(session, key) and old.budget_id != key.budget_id):
+        raise KeyMayNotError("This key rotates none that may more than itself: rotate it on the page API keys.")
+
+
 def _require_manager(session: Session, caller: Caller, minimum: str) -> None:
     if isinstance(caller, ApiCaller):
         if not caller.key.manages_keys:
             raise KeyMayNotError("This API key does not manage keys: use one that does, or the page API keys.")
+        # As it is now: it may have ended, with its owner's access, since the request began.
+        if not is_usable(api_keys.get_key(session, caller.account_id, caller.id), utcnow()):
+            raise KeyMayNotError("This API key has ended: use another one, or the page API keys.")
         return
     require_now(session, caller, minimum)
 

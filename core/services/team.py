@@ -100,6 +100,9 @@ def set_member_role(app: Application, owner: User, user_id: str, role: str) -> N
         if role == "viewer":
             # A key spends, which a viewer may not; he knows the secrets of those that he made.
             api_keys.revoke_keys_by(session, member.id)
+        elif role != "owner":
+            # Only owners make keys that manage keys.
+            api_keys.revoke_keys_by(session, member.id, managing_only=True)
         users.set_role(session, member.id, role)
         _record(session, owner, "team.set_role", member.id, role=role)
 
