@@ -53,6 +53,7 @@ CUSTOMERS = 4
 PHOTO_PX = (320, 256)
 IMG_SIZE = 320
 QUIET_S = 60
+IDLE_S = 12.0
 # A pool that grows to its size, a buffer that is kept: not what a leak of each request comes to.
 THREADS_MORE_MAX = 8
 FILES_MORE_MAX = 12
@@ -466,15 +467,16 @@ def open_ends(db: Database) -> dict[str, int]:
         }
 
 
-def wait_until_quiet(db: Database, server: ServerProcess, tally: Tally, began: float) -> Moment:
+def wait_until_quiet(db: Database, server: ServerProcess, tally: Tally, began: float, idle_s: float) -> Moment:
     """Until nothing is open any more and idle threads have gone, at most a minute; what the server has then."""
     deadline = time.monotonic() + QUIET_S
     while time.monotonic() < deadline and any(open_ends(db).values()):
         time.sleep(0.2)
     threads = server.process.num_threads()
     quiet_since = time.monotonic()
-    # Threads of requests end by themselves after ten idle seconds, when the next request comes by.
-    while time.monotonic() < min(deadline, quiet_since + 12):
+    # Threads of requests end by themselves after ten idle seconds, when the next request comes by; a short run goes on
+    # with those that it has.
+    while time.monotonic() < min(deadline, quiet_since + idle_s):
         with contextlib.suppress(OSError):
             server.counts()
         if server.process.num_threads() != threads:
@@ -513,10 +515,11 @@ def soak(
     ]
     seconds = arguments.minutes * 60
     warm_up_s = min(120.0, seconds * 0.25)
+    idle_s = min(IDLE_S, seconds / 10)
     began = time.monotonic()
     for thread in run_workers(workers, arguments.rate, began + warm_up_s):
         thread.join()
-    before = wait_until_quiet(db, server, tally, began)
+    before = wait_until_quiet(db, server, tally, began, idle_s)
     print(f"  warm-up  {_line(before)}, quiet again", flush=True)
     start = time.monotonic()
     threads = run_workers(workers, arguments.rate, start + seconds - warm_up_s)
@@ -530,7 +533,7 @@ def soak(
             print(
                 f"  {(time.monotonic() - start) / 60:4.0f} min {_line(moments[-1])}, {held_mt(db)} mt held", flush=True
             )
-    after = wait_until_quiet(db, server, tally, began)
+    after = wait_until_quiet(db, server, tally, began, idle_s)
     print(f"  end      {_line(after)}, quiet again")
     print("  " + ", ".join(f"{count} × {name}" for name, count in sorted(tally.actions.items())))
     print("  answers: " + ", ".join(f"{count} × {status}" for status, count in sorted(tally.statuses.items())))
