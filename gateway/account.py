@@ -15,7 +15,7 @@ from core.errors import InvalidRequestError
 from core.identity.callers import ApiCaller
 from core.money import to_millitokens
 from core.services import account_view, admin, api_keys, usage_report, webhooks
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from core.services.application import Application, current
 from gateway import openapi
 from gateway.answers import key_answer, time, tokens

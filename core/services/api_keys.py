@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_network
 
 from sqlmodel import Session
 
 from core.db import utcnow
 from core.errors import (
-    InvalidAmountError,
     InvalidApiKeySettingError,
     KeyMayNotError,
     KeyModelNotAllowedError,
@@ -27,31 +24,17 @@ from core.identity.callers import ApiCaller, Caller
 from core.identity.tables import ApiKey
 from core.ledger import spending
 from core.ledger.posting import lock_account
+from core.services.api_key_settings import KeySettings, check_settings, may_more, within
 from core.services.application import Application
 from core.services.metered_detection import billing_day
 from core.services.team import require_now
 
-NAME_LENGTH_MAX = 80
-NETWORKS_MAX = 20
 KEYS_MAX = 50
 # How long the old secret goes on working after a rotation.
 GRACES = (timedelta(0), timedelta(hours=1), timedelta(hours=24), timedelta(days=7))
 GRACE_DEFAULT = timedelta(hours=24)
 # `last_used_at` is written this often at most, not at every call.
 TOUCH_INTERVAL = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class KeySettings:
-    """What a key is limited to. Caps in milli-tokens; None everywhere means no limit."""
-
-    name: str
-    models: Sequence[str] | None = None
-    networks: Sequence[str] | None = None
-    day_cap_mt: int | None = None
-    month_cap_mt: int | None = None
-    expires_at: datetime | None = None
-    manages_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +67,7 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
 
     Raises `RoleNeededError`, `KeyMayNotError`, `InvalidApiKeySettingError` or `TooManyApiKeysError`.
     """
-    settings = _checked(app, settings)
+    settings = check_settings(app, settings)
     secret = api_keys.make_secret()
     with app.db.write() as session:
         _require_manager(session, caller, "owner" if settings.manages_keys else "member")
@@ -94,7 +77,7 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
                 field="manages_keys",
             )
         if isinstance(caller, ApiCaller):
-            settings = _within(caller.key, settings)
+            settings = within(caller.key, settings)
         # Two at once must not both be the last that is allowed.
         lock_account(session, caller.account_id)
         _require_room(session, caller.account_id)
@@ -271,90 +254,7 @@ def budget_of(caller: Caller) -> str | None:
     return caller.key.budget_id if isinstance(caller, ApiCaller) else None
 
 
-# Settings ------------------------------------------------------------------------------------------
-
-
-def _checked(app: Application, settings: KeySettings) -> KeySettings:
-    name = " ".join(settings.name.split())
-    if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
-        raise InvalidApiKeySettingError(f"Give the key a name of 1 to {NAME_LENGTH_MAX} characters.", field="name")
-    for cap_mt in (settings.day_cap_mt, settings.month_cap_mt):
-        try:
-            spending.require_cap(cap_mt)
-        except InvalidAmountError as error:
-            raise InvalidApiKeySettingError(error.message, field="caps") from None
-    if settings.expires_at is not None and settings.expires_at <= utcnow():
-        raise InvalidApiKeySettingError("expires_at lies in the past: choose a later time.", field="expires_at")
-    known = {model.name for model in app.registry.models()}
-    return KeySettings(
-        name=name,
-        models=_checked_models(settings.models, known),
-        networks=_checked_networks(settings.networks),
-        day_cap_mt=settings.day_cap_mt,
-        month_cap_mt=settings.month_cap_mt,
-        expires_at=settings.expires_at,
-        manages_keys=settings.manages_keys,
-    )
-
-
-def _checked_models(models: Sequence[str] | None, known: Collection[str]) -> list[str] | None:
-    if not models:
-        return None
-    for model in models:
-        if model not in known:
-            raise InvalidApiKeySettingError(
-                f"There is no model {model[:80]}: choose among {', '.join(sorted(known))}.", field="models"
-            )
-    return list(dict.fromkeys(models))
-
-
-def _checked_networks(networks: Sequence[str] | None) -> list[str] | None:
-    if not networks:
-        return None
-    if len(networks) > NETWORKS_MAX:
-        raise InvalidApiKeySettingError(f"A key has at most {NETWORKS_MAX} networks.", field="networks")
-    checked = []
-    for text in networks:
-        try:
-            checked.append(str(ip_network(text.strip(), strict=False)))
-        except ValueError:
-            raise InvalidApiKeySettingError(
-                f"{text[:60]!r} is no network: write 203.0.113.7 or 203.0.113.0/24.", field="networks"
-            ) from None
-    return list(dict.fromkeys(checked))
-
-
-def _within(maker: ApiKey, settings: KeySettings) -> KeySettings:
-    """What a key asks for another one, and where it asks for nothing its own limits. Raises `KeyMayNotError`."""
-    asked = replace(
-        settings,
-        models=settings.models or maker.models,
-        networks=settings.networks or maker.networks,
-        expires_at=settings.expires_at or maker.expires_at,
-    )
-    if _may_more(asked, maker):
-        raise KeyMayNotError(
-            "A key makes none that may more than itself: ask for fewer models, smaller networks or an earlier end, or "
-            "leave them out to have this key's."
-        )
-    return asked
-
-
-def _may_more(one: KeySettings | ApiKey, maker: ApiKey) -> bool:
-    """Whether a key has another model, network or a later end than another one; None is no limit. Not of caps."""
-    return (
-        (maker.models is not None and (one.models is None or not set(one.models) <= set(maker.models)))
-        or (maker.networks is not None and (one.networks is None or not _lie_in(one.networks, maker.networks)))
-        or (maker.expires_at is not None and (one.expires_at is None or one.expires_at > maker.expires_at))
-    )
-
-
-def _lie_in(networks: Sequence[str], allowed: Sequence[str]) -> bool:
-    outer = [ip_network(text) for text in allowed]
-    return all(
-        any(inner.version == one.version and inner.subnet_of(one) for one in outer)  # type: ignore[arg-type]  # the same version
-        for inner in map(ip_network, networks)
-    )
+# Who may ---------------------------------------------------------------------------------------------
 
 
 def _is_capped(session: Session, key: ApiKey) -> bool:
@@ -377,7 +277,7 @@ def _require_rotatable_by(session: Session, key: ApiKey, old: ApiKey) -> None:
     """Whoever rotates a key gets its secret: raise `KeyMayNotError` when it may more than the key that asks."""
     if old.manages_keys:
         raise KeyMayNotError("A key that manages keys is rotated with itself, or on the page API keys.")
-    if _may_more(old, key) or (_is_capped(session, key) and old.budget_id != key.budget_id):
+    if may_more(old, key) or (_is_capped(session, key) and old.budget_id != key.budget_id):
         raise KeyMayNotError("This key rotates none that may more than itself: rotate it on the page API keys.")
 
 

@@ -68,6 +68,7 @@ NEVER_IN_THE_PORTAL = {
     "config": "stops the start, before there is a portal",
     "invalid_request": "a program's body or parameters; the portal has widgets",
     "request_too_large": "a program's body; the portal's uploader has its own limit",
+    "request_too_slow": "a program's body",
     "unsupported_body": "a program's body",
     "rate_limited": "limits for programs",
     "webhook_url_refused": "only programs name an address for webhooks",
