@@ -18,22 +18,13 @@ from core.services import account_view, admin, api_keys, usage_report, webhooks
 from core.services.api_key_settings import KeySettings
 from core.services.application import Application, current
 from gateway import openapi
+from gateway.account_shapes import BalanceOut, KeyIn, KeyList, KeyOut, ModelOut, RotateIn, UsageOut, WebhookSecretOut
 from gateway.answers import key_answer, time, tokens
 from gateway.auth import CallerDependency
 from gateway.bodies import parse_fields, read_small_json
 from gateway.detect import budget
 from gateway.openapi import problems
-from gateway.shapes import (
-    BalanceOut,
-    KeyIn,
-    KeyList,
-    KeyOut,
-    ModelOut,
-    Moment,
-    RotateIn,
-    UsageOut,
-    WebhookSecretOut,
-)
+from gateway.shapes import Moment
 
 router = APIRouter()
 PERIOD_MAX = timedelta(days=400)

@@ -27,7 +27,7 @@ from core.services import admin, application
 from core.services.application import Application, current
 from core.services.job_runner import JobRunner
 from core.services.webhooks import WebhookSender
-from gateway import account, detect, docs, metrics, openapi, receipts, results, runs, shapes
+from gateway import account, account_shapes, detect, docs, metrics, openapi, receipts, results, runs, shapes
 from gateway.answers import webhook_body
 from gateway.bodies import require_text
 from gateway.observe import Observe
@@ -85,7 +85,7 @@ def create_api() -> FastAPI:
             status_code=503 if problems else 200,
         )
 
-    openapi.install(api, shapes.NAMED)
+    openapi.install(api, [*shapes.NAMED, account_shapes.KeyIn, account_shapes.RotateIn])
     return api
 
 

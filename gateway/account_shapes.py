@@ -1,0 +1,116 @@
+"""What programs send and get of their account: balance, usage, keys; and which models there are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gateway.shapes import Answer, Moment, Sent
+
+
+class KeyIn(Sent):
+    """A new API key. What is left out limits nothing."""
+
+    name: str = Field(min_length=1, max_length=80, examples=["gate camera"])
+    models: list[Annotated[str, Field(max_length=100)]] | None = Field(default=None, max_length=100)
+    networks: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        default=None,
+        max_length=100,
+        description="Addresses or CIDR networks that may use it.",
+        examples=[["203.0.113.0/24"]],
+    )
+    day_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    month_cap_tokens: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    expires_at: Moment | None = None
+    manages_keys: bool = False
+
+
+class RotateIn(Sent):
+    """How long the old secret goes on working."""
+
+    grace_s: Literal[0, 3600, 86400, 604800] = 86400
+
+
+class BalanceOut(Answer):
+    """`remaining_tokens` = `tokens` (settled) − `held_tokens`."""
+
+    tokens: float
+    held_tokens: float
+    remaining_tokens: float
+    currency: str
+    price_per_token: str
+
+
+class UsageTotals(Answer):
+    """Sums of a period."""
+
+    tokens: float
+    images: int
+    charged: int
+    free: int
+    failed: int
+
+
+class UsageDay(Answer):
+    """One model on one day."""
+
+    day: str
+    model: str
+    tokens: float
+    images: int
+
+
+class UsageOut(Answer):
+    """A period `start` ≤ t < `end`; days are those of `time_zone`."""
+
+    start: datetime
+    end: datetime
+    time_zone: str
+    totals: UsageTotals
+    days: list[UsageDay]
+
+
+class ModelOut(Answer):
+    """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here."""
+
+    name: str
+    title: str
+    state: Literal["ready", "fetchable", "missing"]
+    version: str | None
+    beta: str | None
+    price_version: str
+
+
+class KeyOut(Answer):
+    """An API key. `secret` is there once, in the answer that made it."""
+
+    id: str
+    name: str
+    prefix: str
+    state: Literal["active", "expiring", "expired", "revoked"]
+    models: list[str] | None
+    networks: list[str] | None
+    day_cap_tokens: float | None
+    month_cap_tokens: float | None
+    day_tokens: float
+    month_tokens: float
+    manages_keys: bool
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    replaced_by: str | None
+    secret: str | None = None
+
+
+class KeyList(Answer):
+    """The account's keys, newest first, also those that ended."""
+
+    keys: list[KeyOut]
+
+
+class WebhookSecretOut(Answer):
+    """What the account's webhooks are signed with."""
+
+    secret: str
