@@ -16,8 +16,8 @@ import streamlit as st  # noqa: E402  # the path comes first: Streamlit imports 
 from starlette.middleware import Middleware  # noqa: E402
 
 from gateway.guard import PortalGuard  # noqa: E402
-from gateway.main import gateway_routes, lifespan  # noqa: E402
-from gateway.observe import Observe  # noqa: E402
+from gateway.main import gateway_routes, lifespan  # noqa: E402  # the path comes first
+from gateway.observe import Observe  # noqa: E402  # the path comes first
 from gateway.session import session_routes  # noqa: E402
 from ui.messages import show_script_error  # noqa: E402
 

@@ -177,7 +177,7 @@ class GroupWriter:
             return
         if self._queue_file is None or self._turn_file is None:
             self._queue_file = Path(f"{self._shared}.queue").open("ab")  # noqa: SIM115  # kept open; `close` closes it
-            self._turn_file = Path(f"{self._shared}.turn").open("ab")  # noqa: SIM115
+            self._turn_file = Path(f"{self._shared}.turn").open("ab")  # noqa: SIM115  # the same
         fcntl.flock(self._queue_file, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._turn_file, fcntl.LOCK_EX)

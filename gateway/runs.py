@@ -134,7 +134,7 @@ async def run_batch(request: Request, caller: CallerDependency) -> Response:
         job, replayed = await lane.run(app, lambda: _start(app, caller, body, options, key, None))
     while job.status != "finished":
         await anyio.sleep(WAIT_POLL_S)
-        job = (await run_in_threadpool(run_report.report_run, app, caller, job.id)).job
+        job = await run_in_threadpool(run_report.get_run, app, caller, job.id)
     report = await run_in_threadpool(run_report.report_run, app, caller, job.id, with_outcomes=True)
     return _write_results(report, options.format, options.confidence, options.classes, replayed=replayed)
 
@@ -170,7 +170,7 @@ def list_jobs(
     app = current()
     start: tuple[datetime, str] | None = None
     if before is not None:
-        last = run_report.report_run(app, caller, before).job
+        last = run_report.get_run(app, caller, before)
         start = (last.created_at, last.id)
     reports = run_report.list_runs(app, caller, limit=limit, before=start)
     following = reports[-1].job.id if len(reports) == limit else None

@@ -110,14 +110,12 @@ def touch_key(session: Session, key_id: str, moment: datetime) -> None:
 
 def key_names(session: Session, account_id: str) -> dict[str, str]:
     """Name and prefix of every key of an account by its id: who acted in its entries."""
-    rows = session.exec(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(ApiKey.account_id == account_id)).all()
-    return {key_id: f"{name} ({prefix}…)" for key_id, name, prefix in rows}
+    return _names(session, col(ApiKey.account_id) == account_id)
 
 
 def names_of(session: Session, ids: Collection[str]) -> dict[str, str]:
     """Name and prefix of some keys by id."""
-    rows = session.exec(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(col(ApiKey.id).in_(ids))).all()
-    return {key_id: f"{name} ({prefix}…)" for key_id, name, prefix in rows}
+    return _names(session, col(ApiKey.id).in_(ids))
 
 
 def is_in_networks(address: str, networks: Sequence[str]) -> bool:
@@ -132,6 +130,11 @@ def is_in_networks(address: str, networks: Sequence[str]) -> bool:
     mapped = getattr(ip, "ipv4_mapped", None)
     ip = mapped or ip
     return any(ip.version == network.version and ip in network for network in map(ip_network, networks))
+
+
+def _names(session: Session, which: ColumnElement[bool]) -> dict[str, str]:
+    rows = session.exec(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(which)).all()
+    return {key_id: f"{name} ({prefix}…)" for key_id, name, prefix in rows}
 
 
 def _usable(now: datetime | ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:

@@ -47,14 +47,11 @@ def check_settings(app: Application, settings: KeySettings) -> KeySettings:
     if settings.expires_at is not None and settings.expires_at <= utcnow():
         raise InvalidApiKeySettingError("expires_at lies in the past: choose a later time.", field="expires_at")
     known = {model.name for model in app.registry.models()}
-    return KeySettings(
+    return replace(
+        settings,
         name=name,
         models=_checked_models(settings.models, known),
         networks=_checked_networks(settings.networks),
-        day_cap_mt=settings.day_cap_mt,
-        month_cap_mt=settings.month_cap_mt,
-        expires_at=settings.expires_at,
-        manages_keys=settings.manages_keys,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from sqlmodel import Session
 
@@ -82,22 +82,7 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
         lock_account(session, caller.account_id)
         _require_room(session, caller.account_id)
         budget_id = _open_budget(session, caller, settings)
-        key = api_keys.store_key(
-            session,
-            secret,
-            ApiKey(
-                account_id=caller.account_id,
-                created_by=_person(caller),
-                name=settings.name,
-                models=list(settings.models) if settings.models is not None else None,
-                networks=list(settings.networks) if settings.networks is not None else None,
-                budget_id=budget_id,
-                manages_keys=settings.manages_keys,
-                expires_at=settings.expires_at,
-                prefix="",
-                digest="",
-            ),
-        )
+        key = _store(session, caller, secret, settings, budget_id)
         _record(session, caller, "key.create", key, name=key.name)
     return NewKey(key, secret)
 
@@ -125,22 +110,8 @@ def rotate_key(app: Application, caller: Caller, key_id: str, *, grace: timedelt
             )
         if grace:
             _require_room(session, caller.account_id)
-        new = api_keys.store_key(
-            session,
-            secret,
-            ApiKey(
-                account_id=old.account_id,
-                created_by=_person(caller),
-                name=old.name,
-                models=old.models,
-                networks=old.networks,
-                budget_id=old.budget_id,
-                manages_keys=old.manages_keys,
-                expires_at=old.expires_at,
-                prefix="",
-                digest="",
-            ),
-        )
+        same = KeySettings(old.name, old.models, old.networks, expires_at=old.expires_at, manages_keys=old.manages_keys)
+        new = _store(session, caller, secret, same, old.budget_id)
         api_keys.end_key(session, old, at=now + grace, replaced_by=new.id)
         _record(session, caller, "key.rotate", old, new_key=new.id, grace_s=int(grace.total_seconds()))
     return NewKey(new, secret)
@@ -163,36 +134,14 @@ def list_keys(app: Application, caller: Caller) -> list[KeyView]:
     day, now = billing_day(app), utcnow()
     with app.db.read() as session:
         _require_manager(session, caller, "viewer")
-        views = []
-        for key in api_keys.list_keys(session, caller.account_id):
-            spent = spending.get_budget(session, key.budget_id, day)
-            views.append(
-                KeyView(
-                    key,
-                    _state(key, now),
-                    spent.day_cap_mt,
-                    spent.month_cap_mt,
-                    spent.day_spent_mt,
-                    spent.month_spent_mt,
-                )
-            )
-    return views
+        return [_view(session, key, day, now) for key in api_keys.list_keys(session, caller.account_id)]
 
 
 def get_key(app: Application, caller: Caller, key_id: str) -> KeyView:
     """One of the account's keys. Raises `ApiKeyNotFoundError`."""
     with app.db.read() as session:
         _require_manager(session, caller, "viewer")
-        key = api_keys.get_key(session, caller.account_id, key_id)
-        spent = spending.get_budget(session, key.budget_id, billing_day(app))
-    return KeyView(
-        key,
-        _state(key, utcnow()),
-        spent.day_cap_mt,
-        spent.month_cap_mt,
-        spent.day_spent_mt,
-        spent.month_spent_mt,
-    )
+        return _view(session, api_keys.get_key(session, caller.account_id, key_id), billing_day(app), utcnow())
 
 
 # Signing a program in ------------------------------------------------------------------------------
@@ -302,6 +251,38 @@ def _require_room(session: Session, account_id: str) -> None:
 def _person(caller: Caller) -> str:
     # Whoever loses his access takes along the keys that were made with his.
     return caller.key.created_by if isinstance(caller, ApiCaller) else caller.id
+
+
+def _store(session: Session, caller: Caller, secret: str, settings: KeySettings, budget_id: str) -> ApiKey:
+    """A new key with its limits; what it spends counts in the budget, which holds its caps."""
+    return api_keys.store_key(
+        session,
+        secret,
+        ApiKey(
+            account_id=caller.account_id,
+            created_by=_person(caller),
+            name=settings.name,
+            models=list(settings.models) if settings.models is not None else None,
+            networks=list(settings.networks) if settings.networks is not None else None,
+            budget_id=budget_id,
+            manages_keys=settings.manages_keys,
+            expires_at=settings.expires_at,
+            prefix="",
+            digest="",
+        ),
+    )
+
+
+def _view(session: Session, key: ApiKey, day: date, now: datetime) -> KeyView:
+    spent = spending.get_budget(session, key.budget_id, day)
+    return KeyView(
+        key,
+        _state(key, now),
+        spent.day_cap_mt,
+        spent.month_cap_mt,
+        spent.day_spent_mt,
+        spent.month_spent_mt,
+    )
 
 
 def _state(key: ApiKey, now: datetime) -> str:

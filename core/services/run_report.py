@@ -58,6 +58,12 @@ def report_run(app: Application, caller: Caller, job_id: str, *, with_outcomes: 
         return _report(session, job, with_outcomes=with_outcomes)
 
 
+def get_run(app: Application, caller: Caller, job_id: str) -> Job:
+    """Whether a run is finished and no more, for who looks often. Raises `JobNotFoundError`."""
+    with app.db.read() as session:
+        return jobs.get_job(session, caller.account_id, job_id)
+
+
 def report_finished_run(app: Application, job_id: str) -> RunReport:
     """A run with its outcomes, whoever's it is: for the message that tells of its end."""
     with app.db.read() as session:
