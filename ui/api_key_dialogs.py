@@ -14,7 +14,8 @@ import streamlit as st
 from core.errors import VisionMeterError
 from core.money import parse_tokens
 from core.services import api_keys
-from core.services.api_keys import GRACE_DEFAULT, GRACES, NAME_LENGTH_MAX, KeySettings, KeyView, NewKey
+from core.services.api_key_settings import NAME_LENGTH_MAX, KeySettings
+from core.services.api_keys import GRACE_DEFAULT, GRACES, KeyView, NewKey
 from core.services.application import current
 from ui.format import local_time, plain, time_zone
 from ui.i18n import _

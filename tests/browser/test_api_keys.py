@@ -21,7 +21,7 @@ from ultralytics.utils import ASSETS
 
 from core.errors import NotSignedInError
 from core.services import api_keys, sign_in, team
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from tests.browser.conftest import Server, balance, find_chromium, free_port, settle, sign_up
 from tests.browser.portal_data import behind, user_of
 from tests.browser.test_journey import fits, new_context

@@ -29,7 +29,7 @@ from core.inference.engine import Replica
 from core.inference.images import Pixels
 from core.inference.pipeline import DetectParams
 from core.services import account_view, api_keys, audit, sign_in
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from core.services.application import Application, open_application, set_current
 from core.services.job_runner import JobRunner
 from gateway.main import gateway_routes

@@ -19,7 +19,7 @@ from typing import Any
 
 from core.config import Settings
 from core.services import api_keys, sign_in
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from core.services.application import open_application
 from tests.conftest import PASSWORD
 

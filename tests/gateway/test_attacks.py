@@ -17,7 +17,7 @@ from core.errors import EngineBusyError, KeyMayNotError, RequestTooSlowError
 from core.identity.callers import ApiCaller
 from core.identity.tables import ApiKey
 from core.services import api_keys, sign_in, team
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from gateway import bodies
 from gateway.bodies import BodyBudget, read_bytes
 from tests.conftest import PASSWORD

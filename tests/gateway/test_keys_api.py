@@ -12,7 +12,8 @@ from sqlmodel import select
 from core.db import utcnow
 from core.identity.tables import ApiKey, AuditEvent, User
 from core.services import api_keys, sign_in, team
-from core.services.api_keys import KEYS_MAX, KeySettings
+from core.services.api_key_settings import KeySettings
+from core.services.api_keys import KEYS_MAX
 from tests.conftest import MODEL, PASSWORD
 from tests.core.services.helpers import pictures
 from tests.gateway.calls import Customer, Gateway

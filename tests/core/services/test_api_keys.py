@@ -15,7 +15,8 @@ from core.db import utcnow
 from core.identity.api_keys import is_in_networks, make_secret
 from core.identity.tables import ApiKey, User
 from core.services import api_keys, sign_in, team
-from core.services.api_keys import KEYS_MAX, KeySettings, LastUses
+from core.services.api_key_settings import KeySettings
+from core.services.api_keys import KEYS_MAX, LastUses
 from core.services.application import Application
 from tests.conftest import PASSWORD
 from tests.core.services.helpers import change

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DatabaseError
 from core.errors import NotAllowedError
 from core.logs import request_facts
 from core.services import api_keys, audit_trail, corrections, limits, team, top_up
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from core.services.application import Application
 
 

@@ -22,7 +22,7 @@ from core.jobs.blobs import hash_bytes
 from core.jobs.deliveries import ATTEMPTS_MAX, PAUSES
 from core.jobs.tables import WebhookDelivery
 from core.services import api_keys, team, webhooks
-from core.services.api_keys import KeySettings
+from core.services.api_key_settings import KeySettings
 from core.services.application import Application
 from core.services.metered_detection import submit_quote
 from core.services.run_report import RunReport
