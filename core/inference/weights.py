@@ -65,11 +65,8 @@ def inspect_weights(path: Path) -> None:
         )
 
 
-def load_network(path: Path, expected_sha256: str, device: torch.device) -> tuple[torch.nn.Module, Mapping[int, str]]:
-    """The network on `device`, fused and in evaluation mode, and the names of its classes.
-
-    Raises `WeightsRefusedError` when the file is not the expected one or fails the inspection.
-    """
+def require_weights(path: Path, expected_sha256: str) -> None:
+    """Raise `WeightsRefusedError` when the file cannot be read or is not the expected one."""
     try:
         found = hash_file(path)
     except OSError:
@@ -80,6 +77,14 @@ def load_network(path: Path, expected_sha256: str, device: torch.device) -> tupl
             expected=expected_sha256,
             found=found,
         )
+
+
+def load_network(path: Path, expected_sha256: str, device: torch.device) -> tuple[torch.nn.Module, Mapping[int, str]]:
+    """The network on `device`, fused and in evaluation mode, and the names of its classes.
+
+    Raises `WeightsRefusedError` when the file is not the expected one or fails the inspection.
+    """
+    require_weights(path, expected_sha256)
     inspect_weights(path)
     try:
         yolo = _load_safely(path)

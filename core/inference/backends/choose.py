@@ -1,0 +1,65 @@
+"""Which back end computes: the one that was asked for, or the first that works on this device."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from core.errors import WeightsRefusedError
+from core.inference.backends.network import Network
+from core.inference.registry import ModelVersion
+
+log = logging.getLogger("visionmeter")
+
+Backend = Literal["auto", "openvino", "onnxruntime", "torch"]
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def open_networks(
+    device: torch.device, *, cache_dir: Path, backend: Backend = "auto"
+) -> Callable[[ModelVersion], Network]:
+    """What opens the network of a version on a device; converted ones are kept in `cache_dir`.
+
+    `auto` takes OpenVINO on a processor, ONNX Runtime where that does not work, and torch where neither does and on every
+    other device.
+    """
+    cores = count_cores()
+
+    def open_one(version: ModelVersion, name: str) -> Network:
+        if name == "openvino":
+            from core.inference.backends.openvino_network import open_openvino
+
+            return open_openvino(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
+        if name == "onnxruntime":
+            from core.inference.backends.onnx_network import open_onnx
+
+            return open_onnx(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
+        from core.inference.backends.torch_network import open_torch
+
+        return open_torch(version.path, version.sha256, device=device, cores=cores)
+
+    def open_network(version: ModelVersion) -> Network:
+        wanted = (backend,) if backend != "auto" else ("openvino", "onnxruntime") if device.type == "cpu" else ()
+        for name in wanted:
+            try:
+                return open_one(version, name)
+            except WeightsRefusedError:
+                raise
+            except Exception as error:
+                # A package that is not there, a network that it cannot convert, a folder that cannot be written: the
+                # next one serves.
+                if backend != "auto":
+                    raise
+                log.warning("%s cannot run %s: %s", name, version.model.name, error)
+        return open_one(version, "torch")
+
+    return open_network

@@ -1,0 +1,47 @@
+"""What every back end offers: a network that is ready to compute, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What the weights say about themselves. `end2end`: their first output needs no suppression (`Network.forward`)."""
+
+    names: Mapping[int, str]
+    task: str
+    end2end: bool
+
+
+class Network(Protocol):
+    """Weights ready to compute on one device. Thread-safe: as many calls as it has `streams` gain from running at once,
+    and more of them wait.
+    """
+
+    facts: NetworkFacts
+    backend: str  # "openvino", "onnxruntime" or "torch"
+    precision: str  # "fp32" or "fp16"
+    streams: int
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Class ids and their names."""
+
+    def forward(self, batch: NDArray[np.float32]) -> Arrays:
+        """`(B, 3, H, W)` RGB in 0…1, sides multiples of 32, to all raw outputs in float32; they belong to the caller.
+
+        The first output by task: detect, segment, pose, obb `(B, 4 + classes + extra, candidates)` with boxes by their
+        centre in pixels of the input; with `end2end` `(B, detections, 6 + extra)` as x1, y1, x2, y2, confidence, class;
+        classify `(B, classes)`. Segment has the prototypes of its masks as the second, `(B, 32, H/4, W/4)`.
+        """
+
+    def close(self) -> None:
+        """Give back its memory. No call runs, and none follows."""
