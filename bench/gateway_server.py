@@ -1,9 +1,9 @@
 """The processes that the gateway's benchmarks ask: the gateway with an engine that takes no time, and a bare endpoint.
 
-The gateway is `gateway.main:app` under uvicorn, whole and unchanged but for `Engine.submit`, which answers at once with
-the same five detections in the input shape that the picture has: no model is loaded or run. Beside it, at `/bench`, it
-says how many SQL statements and commits it has made. The bare endpoint, in the same kind of process, reads the same
-form, decodes the same picture in a thread and answers with JSON of the same size.
+The gateway is `gateway.main:app` under uvicorn, whole and unchanged but for `Engine.submit` and `warm`: it answers at
+once with the same five detections in the input shape that the picture has, and no model is loaded or run. Beside it, at
+`/bench`, it says how many SQL statements and commits it has made. The bare endpoint, in the same kind of process, reads
+the same form, decodes the same picture in a thread and answers with JSON of the same size.
 
     python bench/gateway_server.py gateway|bare --port PORT [--model]
 
@@ -120,10 +120,11 @@ def install_instant_engine() -> None:
 
     from core.geometry import network_input
     from core.inference.detections import Detections
-    from core.inference.engine import Engine, Inference
+    from core.inference.engine import Engine
     from core.inference.images import Pixels
     from core.inference.pipeline import DetectParams
     from core.inference.registry import ModelVersion
+    from core.inference.scheduler import Inference
 
     corners = np.array([(10, 20, 110, 220), (30, 40, 330, 240), (5, 5, 90, 45), (7, 8, 70, 80), (1, 2, 30, 40)])
     detections = Detections(
@@ -133,13 +134,19 @@ def install_instant_engine() -> None:
         NAMES,
     )
 
-    def submit(_engine: Engine, pixels: Pixels, _version: ModelVersion, params: DetectParams) -> Future[Inference]:
+    def submit(
+        _engine: Engine, pixels: Pixels, _version: ModelVersion, params: DetectParams, **_options: object
+    ) -> Future[Inference]:
         shape = network_input(pixels.shape[0], pixels.shape[1], params.img_size)
         future: Future[Inference] = Future()
         future.set_result(Inference(detections, (shape.height, shape.width), wait_ms=0.0, model_ms=0.0))
         return future
 
+    def warm(_engine: Engine, _version: ModelVersion) -> None:
+        """Nothing is loaded."""
+
     Engine.submit = submit  # type: ignore[method-assign]  # the one part that is not the gateway's own
+    Engine.warm = warm  # type: ignore[method-assign]  # with it
 
 
 def counting_app() -> Any:

@@ -29,10 +29,13 @@ from core.db import Database
 
 # Fixtures import what they need: tests of the ledger do not wait for torch.
 if TYPE_CHECKING:
+    import torch
+
     from core.identity.tables import User
-    from core.inference.engine import Engine, Replica
+    from core.inference.engine import Engine
     from core.inference.images import DecodedImage
     from core.inference.registry import ModelVersion
+    from core.inference.replicas import Replica
     from core.services.application import Application
     from core.services.job_runner import JobRunner
 
@@ -115,9 +118,11 @@ def version(weights_dir: Path) -> ModelVersion:
 @pytest.fixture(scope="session")
 def engine(weights_dir: Path) -> Iterator[Engine]:
     """One started engine for all tests that need answers of the real model."""
+    from core.inference.backends.choose import open_networks
     from core.inference.engine import Engine
 
-    engine = Engine(device="cpu", queue_max=64)
+    device = torch_cpu()
+    engine = Engine(open_networks(device, cache_dir=weights_dir / "converted"), device=device, queue_max=64)
     engine.start()
     yield engine
     engine.stop()
@@ -125,13 +130,18 @@ def engine(weights_dir: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def replica(version: ModelVersion) -> Replica:
-    """The embedded network, loaded once more, for tests that look inside it."""
-    from core.inference.engine import Replica, choose_device
-    from core.inference.weights import load_network
+    """The embedded network in torch, loaded once more: for tests that need one of their own."""
+    from core.inference.backends.torch_network import open_torch
+    from core.inference.replicas import Replica
 
-    device = choose_device("cpu")
-    network, names = load_network(version.path, version.sha256, device)
-    return Replica(version, network, names, device)
+    return Replica(version, open_torch(version.path, version.sha256, device=torch_cpu(), cores=2))
+
+
+def torch_cpu() -> torch.device:
+    """The processor."""
+    import torch
+
+    return torch.device("cpu")
 
 
 # Photographs ---------------------------------------------------------------------------------------

@@ -1,73 +1,44 @@
-"""The engine: a bounded queue, one thread on one device, a few loaded models.
+"""The engine: a bounded queue, streams that compute on one device, a few loaded models.
 
-It takes decoded images and a model version and gives `Detections`. It knows no money and no database. A
-request carries its own immutable parameters, so no request can change another's answer.
+It takes decoded images and a model version and gives `Detections`. It knows no money and no database. A request carries
+its own immutable parameters, so no request can change another's answer.
+
+The image is letterboxed in the thread that submits it; a stream takes batches and does nothing but forward passes;
+what a pass gives is turned into detections by other threads. Whatever fails in a pass is tried again in smaller parts
+until the image that is to blame stands alone (`core.inference.passes`), and a pass that never ends is given up.
 """
 
 from __future__ import annotations
 
-import queue
+import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401  # imported first on purpose: without it NMS is some 30 times slower
+from numpy.typing import NDArray
 
-from core.errors import (
-    EngineBusyError,
-    EngineStoppedError,
-    InferenceError,
-    VisionMeterError,
-)
-from core.inference.detections import Detections
+from core.errors import EngineStoppedError, InferenceError, VisionMeterError
+from core.inference.backends.choose import count_cores
+from core.inference.backends.network import Network
 from core.inference.images import Pixels
-from core.inference.pipeline import DetectParams, letterbox, suppress, to_original, to_tensor
+from core.inference.passes import Passes
+from core.inference.pipeline import DetectParams, letterbox, suppress, to_original
 from core.inference.registry import ModelVersion
-from core.inference.weights import load_network
+from core.inference.replicas import Replica, Replicas
+from core.inference.scheduler import Inference, Priority, Request, Scheduler
 
+log = logging.getLogger("visionmeter")
 
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """The answer to one request. Times in milliseconds; `input_shape` is the tensor's `(height, width)`."""
-
-    detections: Detections
-    input_shape: tuple[int, int]
-    wait_ms: float
-    model_ms: float
-
-
-@dataclass(slots=True)
-class Replica:
-    """One loaded model on one device. `network` maps `(1, 3, H, W)` to `(1, 4 + classes, candidates)`."""
-
-    version: ModelVersion
-    network: torch.nn.Module
-    names: Mapping[int, str]
-    device: torch.device
-
-    def run(self, pixels: Pixels, params: DetectParams) -> tuple[Detections, tuple[int, int]]:
-        """One image, `(H, W, 3)` BGR, through the network."""
-        padded, shape = letterbox(pixels, params.img_size)
-        tensor = to_tensor(padded, self.device)
-        with torch.inference_mode():
-            output = self.network(tensor)
-        prediction = output[0] if isinstance(output, list | tuple) else output
-        rows = suppress(prediction[0], params)
-        detections = to_original(rows, shape, pixels.shape[0], pixels.shape[1], self.names)
-        return detections, (int(tensor.shape[2]), int(tensor.shape[3]))
-
-
-@dataclass(slots=True)
-class _Request:
-    pixels: Pixels
-    version: ModelVersion
-    params: DetectParams
-    submitted_at: float
-    future: Future[Inference] = field(default_factory=Future)
+# A pass that takes longer never ends. Far longer than the largest batch of the slowest model needs on a CPU.
+FORWARD_TIMEOUT_S = 120.0
+WATCH_INTERVAL_S = 0.5
+# Streams that hang keep their thread and its memory; after so many something is wrong that a new thread does not mend.
+STREAMS_LOST_MAX = 8
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -81,17 +52,58 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cpu")
 
 
-class Engine:
-    """Runs images through models, one at a time on one device. Thread-safe; `start` it once."""
+@dataclass(slots=True)
+class _Stream:
+    """A thread that computes. `batch` is in its hands since `busy_since` (`time.monotonic`), while a pass runs."""
 
-    def __init__(self, *, device: str = "auto", queue_max: int = 64, models_loaded_max: int = 3) -> None:
-        self.device = choose_device(device)
-        self._models_loaded_max = models_loaded_max
-        self._queue: queue.Queue[_Request | None] = queue.Queue(maxsize=queue_max)
-        self._replicas: OrderedDict[str, Replica] = OrderedDict()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+    thread: threading.Thread | None = None
+    batch: list[Request] | None = None
+    busy_since: float | None = None
+    lost: bool = False
+
+
+class Engine:
+    """Runs images through models on one device. Thread-safe; `start` it once.
+
+    `load` opens the network of a version (`core.inference.backends.choose`). On a CPU there are as many streams as
+    cores and each image is a batch of its own; elsewhere there is one stream, which takes up to `batch_size_max` images
+    of one shape at a time and waits up to `batch_wait_ms_max` milliseconds for them.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[ModelVersion], Network],
+        *,
+        device: torch.device,
+        queue_max: int = 64,
+        models_loaded_max: int = 3,
+        batch_size_max: int | None = None,
+        batch_wait_ms_max: float | None = None,
+        forward_timeout_s: float = FORWARD_TIMEOUT_S,
+        streams_lost_max: int = STREAMS_LOST_MAX,
+    ) -> None:
+        self.device = device
+        on_cpu = device.type == "cpu"
+        self._batch_wait_s = (batch_wait_ms_max if batch_wait_ms_max is not None else 0.0 if on_cpu else 2.0) / 1000
+        self._forward_timeout_s = forward_timeout_s
+        self._streams_lost_max = streams_lost_max
+        self._scheduler = Scheduler(queue_max)
+        self._replicas = Replicas(load, models_loaded_max)
+        self._passes = Passes(self._replicas, batch_size_max if batch_size_max is not None else 1 if on_cpu else 16)
+        self._streams_count = count_cores() if on_cpu else 1
+        self._streams: list[_Stream] = []
+        self._streams_lost: list[_Stream] = []
+        self._finishers = ThreadPoolExecutor(max(2, self._streams_count), thread_name_prefix="engine-finish")
+        self._watcher = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._stopping = threading.Event()
-        self._started = False
+
+    @property
+    def backends(self) -> Mapping[str, str]:
+        """What computes, for each loaded version: `openvino fp32` for example, by the SHA-256 of its weights."""
+        return {
+            replica.version.sha256: f"{replica.network.backend} {replica.network.precision}"
+            for replica in self._replicas.loaded()
+        }
 
     @property
     def device_name(self) -> str:
@@ -103,92 +115,188 @@ class Engine:
     @property
     def queue_depth(self) -> int:
         """Requests that wait now."""
-        return self._queue.qsize()
+        return self._scheduler.depth
+
+    @property
+    def streams_lost(self) -> int:
+        """Streams whose forward pass never ended."""
+        return len(self._streams_lost)
 
     def start(self) -> None:
-        """Start the worker thread."""
-        self._started = True
-        self._thread.start()
+        """Start the threads."""
+        for _ in range(self._streams_count):
+            self._start_stream()
+        self._watcher.start()
 
     def warm(self, version: ModelVersion) -> None:
         """Load a model and run one grey image through it, so that the first customer does not wait for it."""
-        import numpy as np
+        with self._replicas.use(version) as replica:
+            replica.run(np.full((64, 64, 3), 114, np.uint8), DetectParams(img_size=64))
 
-        grey = np.full((64, 64, 3), 114, np.uint8)
-        self.submit(grey, version, DetectParams(img_size=64)).result()
+    def submit(
+        self,
+        pixels: Pixels,
+        version: ModelVersion,
+        params: DetectParams,
+        *,
+        customer: str = "",
+        priority: Priority = Priority.NORMAL,
+        timeout_s: float | None = None,
+    ) -> Future[Inference]:
+        """Queue one image, `(H, W, 3)` uint8 BGR, for a customer; nothing runs for it after `timeout_s` seconds.
 
-    def submit(self, pixels: Pixels, version: ModelVersion, params: DetectParams) -> Future[Inference]:
-        """Queue one image, `(H, W, 3)` uint8 BGR. Raises `EngineBusyError` when the queue is full.
-
-        The future's errors: `WeightsRefusedError`, `InferenceError`, `EngineStoppedError`.
+        Raises `EngineBusyError` when the queue is full, `EngineStoppedError`, and `InferenceError` for pixels that are
+        no image. The future's errors: `WeightsRefusedError`, `InferenceError`, `EngineStoppedError`.
         """
-        if self._stopping.is_set():
-            raise EngineStoppedError("The service is restarting: run it again in a minute.")
-        request = _Request(pixels, version, params, time.perf_counter())
-        try:
-            self._queue.put_nowait(request)
-        except queue.Full:
-            raise EngineBusyError("The service is busy: run it again in a few seconds. Nothing was taken.") from None
+        # Asked before the work of letterboxing; `put` decides.
+        self._scheduler.require_place()
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            raise InferenceError("The model takes pictures with three channels. Nothing was taken.")
+        padded, shape = letterbox(pixels, params.img_size)
+        request = Request(
+            version=version,
+            params=params,
+            padded=padded,
+            shape=shape,
+            image_height=pixels.shape[0],
+            image_width=pixels.shape[1],
+            customer=customer,
+            priority=priority,
+            deadline=None if timeout_s is None else time.monotonic() + timeout_s,
+        )
+        self._scheduler.put(request)
         return request.future
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Finish the image in hand, refuse the rest, end the thread."""
+        """Finish the images in hand, refuse the rest, end the threads."""
         self._stopping.set()
-        while True:
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if request is not None:
-                _fail(request, EngineStoppedError("The service is restarting: run it again in a minute."))
-        if self._started:
-            self._queue.put(None)
-            self._thread.join(timeout_s)
+        if self._watcher.is_alive():
+            self._watcher.join(timeout_s)  # it starts no stream any more
+        for request in self._scheduler.close():
+            if request.future.set_running_or_notify_cancel():
+                fail(request, EngineStoppedError("The service is restarting: run it again in a minute."))
+        until = time.monotonic() + timeout_s
+        for stream in [*self._streams, *self._streams_lost]:
+            if stream.thread is not None:
+                stream.thread.join(max(0.0, until - time.monotonic()))
+        self._finishers.shutdown()
+        self._replicas.close()
 
-    def _work(self) -> None:
-        torch.set_num_threads(max(1, torch.get_num_threads(), _cores()))
-        while (request := self._queue.get()) is not None:
-            if not request.future.set_running_or_notify_cancel():
-                continue
-            started = time.perf_counter()
+    # The streams ------------------------------------------------------------------------------------
+
+    def _start_stream(self) -> None:
+        stream = _Stream()
+        stream.thread = threading.Thread(target=self._work, args=(stream,), name="engine-stream", daemon=True)
+        self._streams.append(stream)
+        stream.thread.start()
+
+    def _work(self, stream: _Stream) -> None:
+        while not stream.lost:
+            batch = self._scheduler.take(self._passes.batch_max, wait_s=self._batch_wait_s)
+            if not batch:
+                return
             try:
-                detections, input_shape = self._replica(request.version).run(request.pixels, request.params)
+                self._run(stream, batch)
             except VisionMeterError as error:
-                request.future.set_exception(error)
-            except Exception as error:
-                # Whatever a network raises (shapes, memory, device) must end this request, not the thread.
-                failure = InferenceError("The model failed on this image. Nothing was taken: try again.")
-                failure.__cause__ = error
-                request.future.set_exception(failure)
-            else:
-                finished = time.perf_counter()
-                request.future.set_result(
-                    Inference(
-                        detections=detections,
-                        input_shape=input_shape,
-                        wait_ms=(started - request.submitted_at) * 1000,
-                        model_ms=(finished - started) * 1000,
+                for request in batch:
+                    fail(request, error)
+            except BaseException as error:
+                # Whatever a back end raises (it may be no Exception) must end these requests, not the stream.
+                log.exception("a stream of the engine goes on after an error")
+                for request in batch:
+                    fail(request, _broken(error))
+
+    def _run(self, stream: _Stream, batch: list[Request]) -> None:
+        waited = [request for request in batch if not _is_late(request)]
+        if not waited:
+            return
+        with self._replicas.use(waited[0].version) as replica:
+
+            def forward(replica: Replica, padded: list[Pixels]) -> NDArray[np.float32]:
+                # All of the batch, also when this is a part of it: a pass that never ends answers none of them.
+                stream.batch, stream.busy_since = waited, time.monotonic()
+                try:
+                    return replica.forward(padded)
+                finally:
+                    stream.batch, stream.busy_since = None, None
+
+            started = time.perf_counter()
+            for outcome in self._passes.run(replica, waited, forward):
+                if isinstance(outcome.output, VisionMeterError):
+                    fail(outcome.request, outcome.output)
+                elif isinstance(outcome.output, Exception):
+                    fail(outcome.request, _broken(outcome.output))
+                else:
+                    self._finishers.submit(
+                        _finish, outcome.request, outcome.output, replica, started, outcome.ms, outcome.batch_size
                     )
-                )
 
-    def _replica(self, version: ModelVersion) -> Replica:
-        replica = self._replicas.get(version.sha256)
-        if replica is None:
-            network, names = load_network(version.path, version.sha256, self.device)
-            replica = Replica(version, network, names, self.device)
-            self._replicas[version.sha256] = replica
-            while len(self._replicas) > self._models_loaded_max:
-                self._replicas.popitem(last=False)
-        self._replicas.move_to_end(version.sha256)
-        return replica
+    # What never ends --------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(WATCH_INTERVAL_S):
+            for stream in list(self._streams):
+                since, batch = stream.busy_since, stream.batch
+                if since is not None and batch is not None and time.monotonic() - since > self._forward_timeout_s:
+                    self._give_up(stream, batch)
+
+    def _give_up(self, stream: _Stream, batch: list[Request]) -> None:
+        """Answer what a stream will not, and let another take its place; it ends by itself should it ever come back."""
+        stream.lost = True
+        self._streams.remove(stream)
+        self._streams_lost.append(stream)
+        log.error("a forward pass of %d images did not end within %s s", len(batch), self._forward_timeout_s)
+        for request in batch:
+            fail(request, InferenceError("The model took too long on this image. Nothing was taken: try again."))
+        if len(self._streams_lost) <= self._streams_lost_max:
+            self._start_stream()
+        else:
+            log.critical("no stream takes the place of the lost one: restart the service")
 
 
-def _fail(request: _Request, error: VisionMeterError) -> None:
-    if request.future.set_running_or_notify_cancel():
+def fail(request: Request, error: VisionMeterError) -> None:
+    """Answer a request with an error, unless it was answered."""
+    try:
         request.future.set_exception(error)
+    except InvalidStateError:
+        pass  # its stream was given up, or it failed before the rest of its batch did
 
 
-def _cores() -> int:
-    import os
+def _broken(cause: BaseException) -> InferenceError:
+    failure = InferenceError("The model failed on this image. Nothing was taken: try again.")
+    failure.__cause__ = cause
+    return failure
 
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+def _is_late(request: Request) -> bool:
+    if request.deadline is None or time.monotonic() < request.deadline:
+        return False
+    fail(request, InferenceError("The model took too long on this image. Nothing was taken: try again."))
+    return True
+
+
+def _finish(
+    request: Request,
+    output: NDArray[np.float32],
+    replica: Replica,
+    started: float,
+    model_ms: float,
+    batch_size: int,
+) -> None:
+    """From what the network says to detections in the original image."""
+    try:
+        rows = suppress(output, request.params)
+        detections = to_original(rows, request.shape, request.image_height, request.image_width, replica.network.names)
+        answer = Inference(
+            detections=detections,
+            input_shape=(request.shape.height, request.shape.width),
+            wait_ms=(started - request.submitted_at) * 1000,
+            model_ms=model_ms,
+            batch_size=batch_size,
+        )
+        request.future.set_result(answer)
+    except InvalidStateError:
+        pass  # its stream had been given up
+    except Exception as error:
+        # An output that is no prediction: this image fails, and the thread goes on.
+        fail(request, _broken(error))

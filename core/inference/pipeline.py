@@ -7,7 +7,7 @@ those of `YOLO.predict` (IoU 0.7, 300 detections, best class per box), so the an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -58,17 +58,23 @@ def letterbox(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
     return np.asarray(padded, dtype=np.uint8), shape
 
 
-def to_tensor(padded: Pixels, device: torch.device) -> torch.Tensor:
-    """`(height, width, 3)` uint8 BGR as a `(1, 3, height, width)` float32 RGB tensor in 0…1."""
-    chw = np.ascontiguousarray(padded[:, :, ::-1].transpose(2, 0, 1))
-    return torch.from_numpy(chw).to(device).float().div_(255).unsqueeze(0)
+def to_batch(padded: Sequence[Pixels]) -> NDArray[np.float32]:
+    """Network inputs of one shape, `(height, width, 3)` uint8 BGR, as `(B, 3, height, width)` float32 RGB in 0…1."""
+    height, width = padded[0].shape[:2]
+    batch = np.empty((len(padded), 3, height, width), np.float32)
+    for image, planes in zip(padded, batch, strict=True):
+        # Planes first: dividing what lies together is ten times faster than what lies apart.
+        for plane, channel in zip(planes, reversed(cv2.split(image)), strict=True):
+            np.divide(channel, np.float32(255), out=plane)
+    return batch
 
 
-def suppress(prediction: torch.Tensor, params: DetectParams) -> NDArray[np.float32]:
+def suppress(output: NDArray[np.float32], params: DetectParams) -> NDArray[np.float32]:
     """`(4 + classes, candidates)` centre-format prediction as `(N, 6)`: x1, y1, x2, y2, confidence, class.
 
     Coordinates are pixels of the network input. One image at a time, no time limit, bounded candidates.
     """
+    prediction = torch.from_numpy(output)
     boxes, scores = prediction[:4].T, prediction[4:].T
     confidence, class_id = scores.max(dim=1)
     keep = confidence > params.confidence_min
@@ -81,7 +87,7 @@ def suppress(prediction: torch.Tensor, params: DetectParams) -> NDArray[np.float
     offset = class_id.to(xyxy.dtype).unsqueeze(1) * CLASS_OFFSET_PX
     kept = torchvision.ops.nms(xyxy + offset, confidence, params.iou_max)[: params.detections_max]
     rows = torch.cat((xyxy, confidence.unsqueeze(1), class_id.to(xyxy.dtype).unsqueeze(1)), dim=1)[kept]
-    return rows.float().cpu().numpy()
+    return rows.numpy()
 
 
 def to_original(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.config import Settings
@@ -48,8 +50,9 @@ class Application:
 
 def open_application(settings: Settings) -> Application:
     """Migrate the database, store the default prices, put the embedded model in place; starts no thread."""
+    from core.inference.backends.choose import open_networks
     from core.inference.embedded import place_embedded_model
-    from core.inference.engine import Engine
+    from core.inference.engine import Engine, choose_device
     from core.inference.registry import Registry
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -63,8 +66,10 @@ def open_application(settings: Settings) -> Application:
             log.warning("the embedded model is not installed: see the README, Models")
     except VisionMeterError as error:
         log.error("%s", error.message)
+    device = choose_device(settings.device)
     engine = Engine(
-        device=settings.device,
+        open_networks(device, cache_dir=_converted_dir(settings), backend=settings.backend),
+        device=device,
         queue_max=settings.engine_queue_max,
         models_loaded_max=settings.models_loaded_max,
     )
@@ -83,6 +88,16 @@ def open_application(settings: Settings) -> Application:
         rates=RateLimiter(default_plan(settings), redis),
         redis=redis,
     )
+
+
+def _converted_dir(settings: Settings) -> Path:
+    """Where converted networks are kept: beside the weights, or with the data where that cannot be written."""
+    beside = settings.weights_dir / "converted"
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return settings.data_dir / "converted"
+    return beside if os.access(beside, os.W_OK) else settings.data_dir / "converted"
 
 
 def warm_models(app: Application) -> None:

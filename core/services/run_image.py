@@ -14,9 +14,9 @@ from sqlmodel import Session
 from core.db import insert_row, new_row, utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
 from core.group_commit import GroupCommitError
-from core.inference.engine import Inference
 from core.inference.images import DecodedImage, decode_image
 from core.inference.pixel_gate import IN_JOBS
+from core.inference.scheduler import Inference
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
@@ -116,7 +116,13 @@ def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> I
     deadline = time.monotonic() + app.settings.image_timeout_s
     while True:
         try:
-            future = app.engine.submit(decoded.pixels, version, detect_params(job.img_size))
+            future = app.engine.submit(
+                decoded.pixels,
+                version,
+                detect_params(job.img_size),
+                customer=job.account_id,
+                timeout_s=deadline - time.monotonic(),
+            )
             break
         except EngineBusyError:
             if time.monotonic() > deadline:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from fractions import Fraction
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from ultralytics.data.augment import LetterBox
 
 from core.geometry import IMG_SIZES_PX, STRIDE_PX, network_input
-from core.inference.engine import Replica
+from core.inference.backends.head import FlatNetwork, load_flat
+from core.inference.backends.network import NetworkFacts
+from core.inference.backends.torch_network import TorchNetwork
 from core.inference.pipeline import DetectParams, letterbox
 from core.inference.registry import ModelVersion
+from core.inference.replicas import Replica
 from core.pricing.book import Prices, current_prices
 from core.services.application import Application
 
@@ -28,17 +34,23 @@ WORST = [
 ]  # fmt: skip
 
 
-class Door(torch.nn.Module):
+class Door:
     """Stands where the network stands, and notes the shape of every tensor that it is handed."""
 
+    facts = NetworkFacts({}, "detect", end2end=False)
+    names: Mapping[int, str] = MappingProxyType({})
+    backend, precision, streams = "none", "fp32", 1
+
     def __init__(self) -> None:
-        super().__init__()
         self.shapes: list[tuple[int, ...]] = []
 
-    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """No candidates: `(1, 4 + classes, 0)`."""
-        self.shapes.append(tuple(tensor.shape))
-        return torch.zeros(1, 6, 0)
+        self.shapes.append(batch.shape)
+        return [np.zeros((len(batch), 6, 0), np.float32)]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @pytest.fixture
@@ -71,7 +83,7 @@ def price_by_hand_mt(height: int, width: int, beta: Fraction) -> int:
 def test_priced_equals_computed(prices: Prices, version: ModelVersion) -> None:
     """For thousands of sizes the input priced is the shape of the tensor at the model's door, and so is the price."""
     door = Door()
-    replica = Replica(version, door, {}, torch.device("cpu"))
+    replica = Replica(version, door)
     sizes = random_sizes(3000) + [(h, w, s) for h, w in WORST for s in IMG_SIZES_PX]
     canvas = np.zeros(5000 * 5000 * 3, np.uint8)
     models = sorted(prices.betas)
@@ -88,6 +100,12 @@ def test_priced_equals_computed(prices: Prices, version: ModelVersion) -> None:
     assert len(door.shapes) == len(sizes)
 
 
+@pytest.fixture(scope="module")
+def flat(version: ModelVersion) -> FlatNetwork:
+    """The embedded network in torch."""
+    return load_flat(version.path, version.sha256, torch.device("cpu"), form="torchscript")[0]
+
+
 @pytest.mark.parametrize(
     ("height", "width", "img_size"),
     [
@@ -96,11 +114,14 @@ def test_priced_equals_computed(prices: Prices, version: ModelVersion) -> None:
     ],
 )  # fmt: skip
 def test_priced_equals_computed_by_the_real_network(
-    prices: Prices, replica: Replica, height: int, width: int, img_size: int
+    prices: Prices, version: ModelVersion, flat: FlatNetwork, height: int, width: int, img_size: int
 ) -> None:
     """The same with a real forward of the embedded network, its input seen by a hook on the network itself."""
     seen: list[tuple[int, ...]] = []
-    hook = replica.network.register_forward_pre_hook(lambda _module, args: seen.append(tuple(args[0].shape)))
+    facts = NetworkFacts({0: "Normal", 1: "Fall"}, "detect", end2end=False)
+    network = TorchNetwork(flat, facts, device=torch.device("cpu"), half=False, cores=2)
+    replica = Replica(version, network)
+    hook = flat.network.register_forward_pre_hook(lambda _module, args: seen.append(tuple(args[0].shape)))
     try:
         noise = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), dtype=np.uint8)
         detections, reported = replica.run(noise, DetectParams(img_size=img_size))

@@ -24,10 +24,11 @@ from starlette.testclient import TestClient
 
 from core.config import Settings
 from core.fetch.fetch import Fetcher
+from core.geometry import NetworkInput
 from core.identity.tables import User
-from core.inference.engine import Replica
 from core.inference.images import Pixels
-from core.inference.pipeline import DetectParams
+from core.inference.pipeline import letterbox
+from core.inference.replicas import Replica
 from core.services import account_view, api_keys, audit, sign_in
 from core.services.api_key_settings import KeySettings
 from core.services.application import Application, open_application, set_current
@@ -180,14 +181,14 @@ def open_gateway(
 @contextmanager
 def blocked_model() -> Iterator[None]:
     """No model gets on while the block lasts; what is running or waits goes on after it."""
-    gate, run = threading.Event(), Replica.run
+    gate, forward = threading.Event(), Replica.forward
 
-    def wait_and_run(self: Replica, pixels: Pixels, params: DetectParams) -> Any:
+    def wait_and_run(self: Replica, padded: list[Pixels]) -> Any:
         assert gate.wait(60)
-        return run(self, pixels, params)
+        return forward(self, padded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Replica, "run", wait_and_run)
+        patch.setattr(Replica, "forward", wait_and_run)
         try:
             yield
         finally:
@@ -197,15 +198,23 @@ def blocked_model() -> Iterator[None]:
 @contextmanager
 def failing_model(side_px: int) -> Iterator[None]:
     """The network raises for pictures of this width while the block lasts, as it does when memory runs out."""
-    run = Replica.run
+    forward = Replica.forward
+    doomed: list[Pixels] = []
 
-    def fail_or_run(self: Replica, pixels: Pixels, params: DetectParams) -> Any:
+    def remember(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
+        padded, shape = letterbox(pixels, img_size)
         if pixels.shape[1] == side_px:
+            doomed.append(padded)
+        return padded, shape
+
+    def fail_or_run(self: Replica, padded: list[Pixels]) -> Any:
+        if any(one is bad for one in padded for bad in doomed):
             raise RuntimeError("out of memory")
-        return run(self, pixels, params)
+        return forward(self, padded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Replica, "run", fail_or_run)
+        patch.setattr("core.inference.engine.letterbox", remember)
+        patch.setattr(Replica, "forward", fail_or_run)
         yield
 
 

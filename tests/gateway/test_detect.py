@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from core.errors import EngineStoppedError
+from core.inference.backends.choose import count_cores
 from core.inference.images import encode_png
 from core.inference.pipeline import DetectParams
 from core.money import from_millitokens
@@ -278,7 +279,7 @@ def test_an_interrupted_attempt_may_run_again(gateway: Gateway, monkeypatch: pyt
     """An attempt that a restart broke off took nothing; its key runs again and is charged once."""
     customer = gateway.customer()
 
-    def stopped(*_arguments: object) -> Any:
+    def stopped(*_arguments: object, **_options: object) -> Any:
         raise EngineStoppedError("The service is restarting: run it again in a minute.")
 
     with monkeypatch.context() as patch:
@@ -327,9 +328,10 @@ def test_a_full_queue_holds_nothing(gateway: Gateway, version: ModelVersion) -> 
     grey = np.full((64, 64, 3), 114, np.uint8)
     waiting = []
     with blocked_model():
-        waiting.append(engine.submit(grey, version, DetectParams(img_size=64)))
-        while engine.queue_depth:
-            time.sleep(0.01)  # until it is the one in hand
+        for _stream in range(count_cores()):
+            waiting.append(engine.submit(grey, version, DetectParams(img_size=64)))
+            while engine.queue_depth:
+                time.sleep(0.01)  # until each stream has one in hand
         while engine.queue_depth < gateway.app.settings.engine_queue_max:
             waiting.append(engine.submit(grey, version, DetectParams(img_size=64)))
         answer = customer.detect(picture(7), key="busy")

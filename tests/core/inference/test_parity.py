@@ -12,10 +12,11 @@ from ultralytics.utils import ASSETS
 
 from core.geometry import IMG_SIZES_PX
 from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
-from core.inference.engine import Engine, Inference
+from core.inference.engine import Engine
 from core.inference.images import DecodedImage, Pixels
 from core.inference.pipeline import DetectParams
 from core.inference.registry import ModelVersion
+from core.inference.scheduler import Inference
 
 
 def run(engine: Engine, version: ModelVersion, pixels: Pixels, img_size: int) -> Inference:

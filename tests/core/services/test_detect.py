@@ -107,10 +107,10 @@ def test_the_payer_fails_and_another_pays(any_app: Application, ann: User, monke
     """Several ask for one picture and the one that was to pay fails: one of the others pays, once."""
     submit, failures = Engine.submit, iter([True])
 
-    def fails_once(self: Engine, *arguments: Any) -> Any:
+    def fails_once(self: Engine, *arguments: Any, **options: Any) -> Any:
         if next(failures, False):
             raise errors.InferenceError("The model failed on this image.")
-        return submit(self, *arguments)
+        return submit(self, *arguments, **options)
 
     monkeypatch.setattr(Engine, "submit", fails_once)
 

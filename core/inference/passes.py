@@ -1,0 +1,125 @@
+"""Forward passes that may fail: in smaller parts, on a fresh replica, until what is to blame stands alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.inference.images import Pixels
+from core.inference.pipeline import PAD_VALUE
+from core.inference.replicas import Replica, Replicas
+from core.inference.scheduler import Bucket, Request
+
+log = logging.getLogger("visionmeter")
+
+# `Replica.forward`, watched.
+Forward = Callable[[Replica, list[Pixels]], NDArray[np.float32]]
+_CHECK_PX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request: its part of the output, `(4 + classes, candidates)`, or why there is none.
+
+    `ms` is the pass that it was in, of `batch_size` images.
+    """
+
+    request: Request
+    output: NDArray[np.float32] | Exception
+    ms: float
+    batch_size: int
+
+
+class Passes:
+    """Runs batches. Remembers for each bucket how many images fit into the device's memory; thread-safe."""
+
+    def __init__(self, replicas: Replicas, batch_size_max: int) -> None:
+        self._replicas = replicas
+        self._batch_size_max = batch_size_max
+        self._fits: dict[Bucket, int] = {}
+        self._mutex = threading.Lock()
+
+    def batch_max(self, bucket: Bucket) -> int:
+        """How many images a batch of a bucket may have."""
+        return self._fits.get(bucket, self._batch_size_max)
+
+    def run(self, replica: Replica, requests: list[Request], forward: Forward) -> Iterator[Outcome]:
+        """Every request with its outcome. One that breaks a batch is found by halving it: the others succeed.
+
+        Where not even a grey image passes any more, it is the replica that is broken (a device that was lost, say): it
+        is loaded anew, and the image gets one more chance.
+        """
+        started = time.perf_counter()
+        output, error = _try(replica, [request.padded for request in requests], forward)
+        if output is None:
+            assert error is not None
+            if is_out_of_memory(error):
+                self._shrink(requests)
+            yield from self._again(replica, requests, forward, error)
+            return
+        ms = (time.perf_counter() - started) * 1000
+        for request, one in zip(requests, output, strict=True):
+            yield Outcome(request, one, ms, len(requests))
+
+    def _again(
+        self, replica: Replica, requests: list[Request], forward: Forward, error: Exception
+    ) -> Iterator[Outcome]:
+        if len(requests) > 1:
+            half = len(requests) // 2
+            yield from self.run(replica, requests[:half], forward)
+            yield from self.run(replica, requests[half:], forward)
+            return
+        if is_out_of_memory(error) or not _is_broken(replica, forward):
+            log.warning("a forward pass failed on one image", exc_info=error)
+            yield Outcome(requests[0], error, 0.0, 1)
+            return
+        log.warning("a replica of %s is broken: it is loaded anew", replica.version.model.name, exc_info=error)
+        self._replicas.discard(replica)
+        started = time.perf_counter()
+        try:
+            with self._replicas.use(replica.version) as fresh:
+                output = forward(fresh, [requests[0].padded])
+        except Exception as second:
+            # The weights that do not load, the device that is still gone: each is the end for this image.
+            outcome = Outcome(requests[0], second, 0.0, 1)
+        else:
+            outcome = Outcome(requests[0], output[0], (time.perf_counter() - started) * 1000, 1)
+        yield outcome
+
+    def _shrink(self, requests: list[Request]) -> None:
+        """Batches of this bucket are half as large from now on."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        bucket, fits = requests[0].bucket, max(1, len(requests) // 2)
+        with self._mutex:
+            if fits < self.batch_max(bucket):
+                self._fits[bucket] = fits
+                log.warning("out of memory: batches of %d × %d have %d images now", bucket.height, bucket.width, fits)
+
+
+def _try(
+    replica: Replica, padded: list[Pixels], forward: Forward
+) -> tuple[NDArray[np.float32] | None, Exception | None]:
+    """A pass, or what it raised."""
+    try:
+        return forward(replica, padded), None
+    except Exception as error:
+        # Whatever a back end raises.
+        return None, error
+
+
+def _is_broken(replica: Replica, forward: Forward) -> bool:
+    """Whether not even a picture that cannot be to blame passes."""
+    return _try(replica, [np.full((_CHECK_PX, _CHECK_PX, 3), PAD_VALUE, np.uint8)], forward)[0] is None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on the device or on the machine."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error).lower()
