@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "quote": (
         *("id", "account_id", "price_version", "model", "model_version", "img_size", "total_mt", "list_mt"),
-        *("discount_percent", "lines", "created_at", "expires_at"),
+        *("discount_percent", "lines", "created_at", "expires_at", "ran_at"),
     ),
     "job": (
         *("id", "account_id", "quote_id", "actor", "model", "model_version", "img_size", "status", "runner"),
@@ -77,6 +77,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("amount_mt", "outcome", "error_code", "wait_ms", "model_ms", "class_counts", "created_at"),
     ),
     "usage_slot": ("account_id", "model", "slot", *OUTCOMES, "amount_mt"),
+    "usage_caller_slot": ("account_id", "actor", "model", "slot", *OUTCOMES, "amount_mt"),
 }
 # Indexes whose keys are random are filled as in life. Made at the end, their pages would be packed, and each of the
 # measured insertions would split one.
@@ -169,7 +170,19 @@ class Author:
             total_mt = sum(amount_mt for outcome, amount_mt, _key in lines if outcome != "free")
             whose, what = (self.account_id, self.user_id), (model, job.version, 640)
             rows["quote"].append(
-                (job.quote_id, whose[0], self._plan.price_version, *what, total_mt, total_mt, "0", "[]", began, began)
+                (
+                    job.quote_id,
+                    whose[0],
+                    self._plan.price_version,
+                    *what,
+                    total_mt,
+                    total_mt,
+                    "0",
+                    "[]",
+                    began,
+                    began,
+                    began,
+                )
             )
             rows["job"].append(
                 (job.id, whose[0], job.quote_id, whose[1], *what, "finished", "bench", began, began, ended)
@@ -305,9 +318,9 @@ def write_history(db: Database, plan: Plan) -> list[Author]:
                 _flush(write, rows)
                 rows = _no_rows()
         for author in authors:
-            rows["usage_slot"] += [
-                (author.account_id, model, slot, *sums) for (model, slot), sums in sorted(author.slots.items())
-            ]
+            for (model, slot), sums in sorted(author.slots.items()):
+                rows["usage_slot"].append((author.account_id, model, slot, *sums))
+                rows["usage_caller_slot"].append((author.account_id, author.user_id, model, slot, *sums))
         _flush(write, rows)
     with db.write() as session:
         for author in authors:

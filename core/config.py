@@ -47,6 +47,22 @@ class Settings(BaseSettings):
         default=Decimal("0.01"), gt=0, description="Money for one token, in the currency's major unit."
     )
     quote_ttl_s: int = Field(default=900, ge=30, le=86_400, description="Seconds a quote binds.")
+    quote_retention_s: int = Field(
+        default=86_400,
+        ge=3_600,
+        le=31_536_000,
+        description="Seconds after its price ran out that a quote which nobody ran is removed, with its pictures.",
+    )
+    stored_quote_bytes_max: int = Field(
+        default=2_000_000_000,
+        ge=0,
+        description="Most bytes of pictures that wait on the disk for the quotes of one account to be run.",
+    )
+    disk_free_bytes_min: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes left on the disk of `data_dir` below which no picture is accepted.",
+    )
     billing_time_zone: str = Field(
         default="UTC",
         description="Time zone of the days and months of spending caps and statements, such as Asia/Shanghai.",

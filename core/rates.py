@@ -90,10 +90,11 @@ class RateLimiter:
         """Count one request. Raises `RateLimitedError`, and then counts nothing."""
         wait_s = self._hit(self._requests, key_id, 1)
         if wait_s is not None:
-            limit = f"{self.plan.requests_per_s} requests a second"
             raise RateLimitedError(
-                f"This key may send {limit}: wait {_seconds(wait_s)} and send it again.",
-                limit=limit,
+                f"This key may send {self.plan.requests_per_s} requests a second: wait {_seconds(wait_s)} and send it "
+                "again.",
+                limit="requests_per_s",
+                limit_max=self.plan.requests_per_s,
                 retry_after_s=wait_s,
             )
 
@@ -102,10 +103,10 @@ class RateLimiter:
 
         Raises `TooManyImagesError` when they are more than a whole minute's, which no waiting helps against.
         """
-        limit = f"{self.plan.images_per_minute} images a minute"
+        allowed = f"{self.plan.images_per_minute} images a minute"
         if count > self.plan.images_per_minute:
             raise TooManyImagesError(
-                f"This key may send {limit}, and these are {count} at once: send them in smaller parts.",
+                f"This key may send {allowed}, and these are {count} at once: send them in smaller parts.",
                 images_max=self.plan.images_per_minute,
             )
         if count < 1:
@@ -113,20 +114,27 @@ class RateLimiter:
         wait_s = self._hit(self._images, key_id, count)
         if wait_s is not None:
             raise RateLimitedError(
-                f"This key may send {limit}: wait {_seconds(wait_s)} and send these {count} again.",
-                limit=limit,
+                f"This key may send {allowed}: wait {_seconds(wait_s)} and send these {count} again.",
+                limit="images_per_minute",
+                limit_max=self.plan.images_per_minute,
                 retry_after_s=wait_s,
             )
 
     def remaining(self, key_id: str) -> Remaining:
         """What the key has left, which two requests at once may both be told."""
-        with self._lock:
-            seen = [_look(self._in_memory, item, key_id) for item in (self._requests, self._images)]
+        here = self.remaining_here(key_id)
         shared = self._ask(
             lambda: [_look(self._in_redis, item, key_id) for item in (self._requests, self._images)], decides=False
         )
-        requests, images = [min(pair, key=lambda one: one.remaining) for pair in zip(seen, shared or seen, strict=True)]
-        return Remaining(requests, images)
+        if shared is None:
+            return here
+        requests, images = shared
+        return Remaining(_less(here.requests, requests), _less(here.images, images))
+
+    def remaining_here(self, key_id: str) -> Remaining:
+        """What the key has left by what this process let pass; asks nobody, so it never waits."""
+        with self._lock:
+            return Remaining(*(_look(self._in_memory, item, key_id) for item in (self._requests, self._images)))
 
     def _hit(self, item: RateLimitItem, key_id: str, count: int) -> int | None:
         """None when it passes; else in how many seconds as many would."""
@@ -183,6 +191,10 @@ def _look(limiter: MovingWindowRateLimiter, item: RateLimitItem, key_id: str) ->
     if stats.remaining == item.amount:
         return Window(item.amount, item.amount, 0)
     return Window(item.amount, stats.remaining, _wait_s(stats.reset_time - item.get_expiry(), item))
+
+
+def _less(one: Window, other: Window) -> Window:
+    return min(one, other, key=lambda window: window.remaining)
 
 
 def _wait_s(hit_at: float | None, item: RateLimitItem) -> int:

@@ -29,6 +29,11 @@ def slot_of(moment: datetime) -> int:
     return (moment - _EPOCH) // SLOT
 
 
+def slots_between(start: datetime, end: datetime) -> tuple[int, int]:
+    """The slots `first` ≤ slot < `last` of a period. Raises `ValueError` when it begins or ends within one."""
+    return _boundary(start), _boundary(end)
+
+
 def day_of(number: int) -> date:
     """The day whose number, counted from 1970-01-01 as 0, is (slot + shift) // `SLOTS_A_DAY`."""
     return _EPOCH.date() + timedelta(days=number)
@@ -40,7 +45,7 @@ def find_spans(start: datetime, end: datetime, zone: tzinfo) -> list[Span]:
     Raises `ValueError` when it begins or ends within a quarter of an hour, or when the zone, as some did before 1972,
     differs from UTC by no whole quarters.
     """
-    first, last = _boundary(start), _boundary(end)
+    first, last = slots_between(start, end)
     spans: list[Span] = []
     while first < last:
         shift = _shift(first, zone)

@@ -1,10 +1,10 @@
-"""What a program asks of its account: balance, usage, keys, the webhooks' secret; and which models there are."""
+"""What a program asks of its account: balance, usage, keys; and which models there are."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastapi import APIRouter, Query, Request
@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from core.errors import InvalidRequestError
 from core.identity.callers import ApiCaller
 from core.money import to_millitokens
-from core.services import account_view, admin, api_keys, usage_report, webhooks
+from core.services import account_view, admin, api_keys, usage_report
 from core.services.api_key_settings import KeySettings
 from core.services.application import Application, current
 from gateway import openapi
-from gateway.account_shapes import BalanceOut, KeyIn, KeyList, KeyOut, ModelOut, RotateIn, UsageOut, WebhookSecretOut
-from gateway.answers import key_answer, time, tokens
+from gateway.account_shapes import BalanceOut, KeyIn, KeyList, KeyOut, ModelOut, RotateIn, UsageByKeyOut, UsageOut
+from gateway.answers import caller_answer, key_answer, time, tokens, usage_answer
 from gateway.auth import CallerDependency
 from gateway.bodies import parse_fields, read_small_json
 from gateway.detect import budget
@@ -47,9 +47,15 @@ def balance(caller: CallerDependency) -> Response:
     )
 
 
-@router.get("/usage", response_model=UsageOut, responses=problems(), summary="Usage of a period, by day and model")
+@router.get(
+    "/usage",
+    response_model=UsageOut | UsageByKeyOut,
+    responses=problems(),
+    summary="Usage of a period, by day and model or by API key",
+)
 def usage(
     caller: CallerDependency,
+    by: Annotated[Literal["day", "key"], Query(description="`key`: by API key, and by person on the portal.")] = "day",
     start: Moment | None = None,
     end: Moment | None = None,
     time_zone: Annotated[str | None, Query(max_length=64, examples=["Asia/Shanghai"])] = None,
@@ -61,29 +67,22 @@ def usage(
     start = start or end - timedelta(days=30)
     if not start < end or end - start > PERIOD_MAX:
         raise _wrong("start", f"start lies before end, and a period has at most {PERIOD_MAX.days} days.")
+    period = {"start": time(start), "end": time(end), "time_zone": zone.key}
     try:
+        if by == "key":
+            callers = usage_report.report_callers(app, caller, start, end)
+            totals = usage_report.add_up(callers)
+            return JSONResponse(
+                {**period, "totals": usage_answer(totals), "callers": list(map(caller_answer, callers))}
+            )
         report = usage_report.report_usage(app, caller, start, end, zone=zone)
     except ValueError:
         raise _wrong("start", "start and end lie on quarters of an hour, such as 2026-11-24T10:15:00Z.") from None
-    totals = report.totals
-    return JSONResponse(
-        {
-            "start": time(start),
-            "end": time(end),
-            "time_zone": zone.key,
-            "totals": {
-                "tokens": tokens(totals.amount_mt),
-                "images": totals.images,
-                "charged": totals.charged,
-                "free": totals.free,
-                "failed": totals.failed,
-            },
-            "days": [
-                {"day": one.day.isoformat(), "model": one.model, "tokens": tokens(one.amount_mt), "images": one.images}
-                for one in report.by_day
-            ],
-        }
-    )
+    days = [
+        {"day": one.day.isoformat(), "model": one.model, "tokens": tokens(one.amount_mt), "images": one.images}
+        for one in report.by_day
+    ]
+    return JSONResponse({**period, "totals": usage_answer(report.totals), "days": days})
 
 
 @router.get("/models", response_model=list[ModelOut], summary="Models with their rates")
@@ -179,17 +178,6 @@ def revoke_key(caller: CallerDependency, key_id: str) -> Response:
     if key_id != caller.id:
         view = api_keys.get_key(app, caller, key_id)
     return JSONResponse(key_answer(view))
-
-
-@router.get(
-    "/webhooks/secret",
-    response_model=WebhookSecretOut,
-    responses=problems(),
-    summary="What the account's webhooks are signed with",
-)
-def webhook_secret(caller: CallerDependency) -> Response:
-    """Verify with any library of standardwebhooks.com. Needs a key that manages keys."""
-    return _secret_answer({"secret": webhooks.get_secret(current(), caller)}, 200)
 
 
 async def _read_fields(request: Request, caller: ApiCaller) -> dict[str, Any]:

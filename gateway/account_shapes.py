@@ -1,4 +1,4 @@
-"""What programs send and get of their account: balance, usage, keys; and which models there are."""
+"""What programs send and get of their account: balance, usage, keys, webhooks; and which models there are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.shapes import Answer, Moment, Sent
+
+DeliveryStatus = Literal["pending", "delivered", "given_up"]
 
 
 class KeyIn(Sent):
@@ -72,6 +74,31 @@ class UsageOut(Answer):
     days: list[UsageDay]
 
 
+class CallerUsage(Answer):
+    """What one API key used, or (without `name` and `prefix`) one person on the portal. A rotated key has a new id."""
+
+    id: str
+    kind: Literal["api_key", "person"]
+    name: str | None
+    prefix: str | None
+    email: str | None
+    tokens: float
+    images: int
+    charged: int
+    free: int
+    failed: int
+
+
+class UsageByKeyOut(Answer):
+    """The same period by who asked; who used most comes first."""
+
+    start: datetime
+    end: datetime
+    time_zone: str
+    totals: UsageTotals
+    callers: list[CallerUsage]
+
+
 class ModelOut(Answer):
     """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here."""
 
@@ -114,3 +141,28 @@ class WebhookSecretOut(Answer):
     """What the account's webhooks are signed with."""
 
     secret: str
+
+
+class DeliveryOut(Answer):
+    """A message to a job's `webhook_url`. Its `id` is the `webhook-id` that the receiver gets, at every attempt.
+
+    `next_attempt_at` is null when it was delivered or given up; `last_status` is null where nobody answered.
+    """
+
+    id: str
+    job_id: str
+    url: str
+    status: DeliveryStatus
+    attempts: int
+    last_status: int | None
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+    given_up_at: datetime | None
+    created_at: datetime
+
+
+class DeliveryList(Answer):
+    """A page of messages, newest first; `next` goes into `before` for the page after it."""
+
+    deliveries: list[DeliveryOut]
+    next: str | None

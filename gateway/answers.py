@@ -15,6 +15,8 @@ from core.services.api_keys import KeyView
 from core.services.detect import Detected
 from core.services.quotes import quote_lines
 from core.services.run_report import ImageOutcome, RunReport, StoredResult
+from core.services.usage_report import CallerReport
+from core.usage.queries import Totals
 
 
 def tokens(amount_mt: int) -> float:
@@ -157,6 +159,45 @@ def webhook_body(delivery: WebhookDelivery, report: RunReport) -> bytes:
         "data": job_answer(report, with_results=True),
     }
     return json.dumps(message, separators=(",", ":")).encode()
+
+
+def delivery_answer(delivery: WebhookDelivery) -> dict[str, Any]:
+    """A webhook message, and how far it is."""
+    return {
+        "id": delivery.id,
+        "job_id": delivery.job_id,
+        "url": delivery.url,
+        "status": delivery.status,
+        "attempts": delivery.attempts,
+        "last_status": delivery.last_status,
+        "next_attempt_at": time(delivery.next_attempt_at) if delivery.status == "pending" else None,
+        "delivered_at": time(delivery.delivered_at),
+        "given_up_at": time(delivery.given_up_at),
+        "created_at": time(delivery.created_at),
+    }
+
+
+def usage_answer(totals: Totals) -> dict[str, Any]:
+    """Sums of usage."""
+    return {
+        "tokens": tokens(totals.amount_mt),
+        "images": totals.images,
+        "charged": totals.charged,
+        "free": totals.free,
+        "failed": totals.failed,
+    }
+
+
+def caller_answer(report: CallerReport) -> dict[str, Any]:
+    """What one API key or person used."""
+    return {
+        "id": report.actor,
+        "kind": "api_key" if report.prefix else "person",
+        "name": report.name,
+        "prefix": report.prefix,
+        "email": report.email,
+        **usage_answer(report.totals),
+    }
 
 
 def key_answer(view: KeyView, secret: str | None = None) -> dict[str, Any]:

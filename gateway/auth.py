@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from core.errors import InvalidRequestError, NotSignedInError, RateLimitedError
@@ -20,18 +23,44 @@ bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API 
 def require_caller(request: Request, _shown: Annotated[Any, Depends(bearer)] = None) -> ApiCaller:
     """The caller behind `Authorization: Bearer vm_…` or `X-API-Key`, within his rate of requests.
 
-    Raises `NotSignedInError`, `KeyNetworkNotAllowedError` or `RateLimitedError`.
+    Raises `NotSignedInError`, `KeyNetworkNotAllowedError`, `RateLimitedError` or `InvalidRequestError`.
     """
     app = current()
     address = request.client.host if request.client else None
     caller = api_keys.authenticate(app, _read_secret(request), address)
     state = request.scope.setdefault("state", {})
     state["key_id"], state["account_id"] = caller.id, caller.account_id
+    state["rates"] = app.rates
     app.rates.hit_request(caller.id)
+    _require_known_parameters(request)
     return caller
 
 
 CallerDependency = Annotated[ApiCaller, Depends(require_caller)]
+
+
+def _require_known_parameters(request: Request) -> None:
+    """Raise `InvalidRequestError` for a query parameter that a GET does not know: one mistyped would do nothing.
+
+    What spends looks at its own, which may also stand in its body.
+    """
+    route = request.scope.get("route")
+    if request.method != "GET" or not isinstance(route, APIRoute):
+        return
+    known = set(_query_parameters(route.dependant))
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise InvalidRequestError(
+            f"This address does not know the parameter {unknown[0][:60]}: {takes}.",
+            errors=[{"field": name[:60], "message": "there is no such parameter"} for name in unknown[:10]],
+        )
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for one in dependant.dependencies:
+        yield from _query_parameters(one)
 
 
 def _read_secret(request: Request) -> str:
@@ -68,5 +97,6 @@ def require_free_run(caller: ApiCaller) -> None:
         raise RateLimitedError(
             f"{runs_max} runs of this account are under way, which is the limit: wait for one to finish.",
             limit="jobs_concurrent",
+            limit_max=runs_max,
             retry_after_s=5,
         )

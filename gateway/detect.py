@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,21 +45,38 @@ budget = BodyBudget()
 # A picture in base64 is a third longer, and there is something around it.
 _OVERHEAD_BYTES = 100_000
 PNG = "image/png"
+LANE_SHARE = 0.75
 
 
 class Lane:
-    """So many requests at once in threads of their own; one more is refused, not kept waiting."""
+    """So many requests at once in threads of their own; one more is refused, not kept waiting.
+
+    Of these, one account has at most `LANE_SHARE`: whoever sends and sends leaves room for the others. Used by the
+    event loop alone.
+    """
 
     def __init__(self) -> None:
         self._limiter: anyio.CapacityLimiter | None = None
+        self._of_account: Counter[str] = Counter()
 
-    async def run(self, app: Application, work: Callable[[], T]) -> T:
-        """Run blocking work. Raises `EngineBusyError` when the lane is full."""
-        if self._limiter is None or self._limiter.total_tokens != app.settings.engine_queue_max:
-            self._limiter = anyio.CapacityLimiter(app.settings.engine_queue_max)
+    async def run(self, app: Application, account_id: str, work: Callable[[], T]) -> T:
+        """Run blocking work for an account. Raises `EngineBusyError` when the lane, or its share of it, is full."""
+        places = app.settings.engine_queue_max
+        if self._limiter is None or self._limiter.total_tokens != places:
+            self._limiter = anyio.CapacityLimiter(places)
         if self._limiter.available_tokens < 1:
             raise EngineBusyError("The service is busy: send it again in a few seconds. Nothing was taken.")
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        if self._of_account[account_id] >= max(1, int(places * LANE_SHARE)):
+            raise EngineBusyError(
+                "This account has too many requests under way: send it again in a few seconds. Nothing was taken."
+            )
+        self._of_account[account_id] += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._of_account[account_id] -= 1
+            if not self._of_account[account_id]:
+                del self._of_account[account_id]
 
 
 lane = Lane()
@@ -92,7 +110,7 @@ async def detect(request: Request, caller: CallerDependency) -> Response:
     with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.image_bytes_max * 4 // 3 + _OVERHEAD_BYTES)
         key = read_idempotency_key(request)
-        return await lane.run(app, lambda: _detect(app, caller, body, key, stages))
+        return await lane.run(app, caller.account_id, lambda: _detect(app, caller, body, key, stages))
 
 
 def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, stages: Stages) -> Response:

@@ -50,6 +50,19 @@ _KEY: dict[str, Any] = {
     "last_used_at": "2026-11-24T20:14:22.259Z",
     "replaced_by": None,
 }
+_DELIVERY: dict[str, Any] = {
+    "id": "msg_1f0c4e8a93d2b7651c0e9f48",
+    "job_id": "job_3471554a14c8df240c00a82b",
+    "url": "https://example.com/visionmeter",
+    "status": "pending",
+    "attempts": 1,
+    "last_status": 503,
+    "next_attempt_at": "2026-11-24T20:14:40.391Z",
+    "delivered_at": None,
+    "given_up_at": None,
+    "created_at": "2026-11-24T20:14:35.382Z",
+}
+_TOTALS = {"tokens": 0.75, "images": 2, "charged": 1, "free": 1, "failed": 0}
 
 SENT: dict[str, Any] = {
     "DetectIn": {"image_url": "https://example.com/bus.jpg", "model": "yolov8l", "img_size": 960},
@@ -168,8 +181,24 @@ ANSWERED: dict[str, Any] = {
         "start": "2026-10-25T20:15:00.000Z",
         "end": "2026-11-24T20:15:00.000Z",
         "time_zone": "UTC",
-        "totals": {"tokens": 0.75, "images": 2, "charged": 1, "free": 1, "failed": 0},
+        "totals": _TOTALS,
         "days": [{"day": "2026-11-24", "model": "yolov8s-fall", "tokens": 0.75, "images": 2}],
+    },
+    "UsageByKeyOut": {
+        "start": "2026-10-25T20:15:00.000Z",
+        "end": "2026-11-24T20:15:00.000Z",
+        "time_zone": "UTC",
+        "totals": _TOTALS,
+        "callers": [
+            {
+                "id": "key_5367e61ab2c8a882cb7d953c",
+                "kind": "api_key",
+                "name": "gate camera",
+                "prefix": "vm_0cZTBT9y",
+                "email": None,
+                **_TOTALS,
+            }
+        ],
     },
     "ModelOut": {
         "name": "yolov8s-fall",
@@ -182,6 +211,8 @@ ANSWERED: dict[str, Any] = {
     "KeyOut": _KEY,
     "KeyList": {"keys": [_KEY]},
     "WebhookSecretOut": {"secret": "whsec_bm8gcmVhbCBzZWNyZXQsIGp1c3QgYW4gZXhhbXBsZQ=="},
+    "DeliveryOut": _DELIVERY,
+    "DeliveryList": {"deliveries": [_DELIVERY], "next": None},
     "Problem": {
         "type": "https://example.com/v1/errors#insufficient_tokens",
         "title": "Not enough tokens",

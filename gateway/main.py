@@ -27,7 +27,20 @@ from core.services import admin, application
 from core.services.application import Application, current
 from core.services.job_runner import JobRunner
 from core.services.webhooks import WebhookSender
-from gateway import account, account_shapes, detect, docs, metrics, openapi, receipts, results, runs, shapes
+from gateway import (
+    account,
+    account_shapes,
+    detect,
+    docs,
+    events,
+    metrics,
+    openapi,
+    receipts,
+    results,
+    runs,
+    shapes,
+    webhooks,
+)
 from gateway.answers import webhook_body
 from gateway.bodies import require_text
 from gateway.observe import Observe
@@ -51,7 +64,7 @@ def create_api() -> FastAPI:
         dependencies=[Depends(require_text)],
     )
     add_handlers(api)
-    for module in (detect, runs, results, receipts, account, metrics, docs):
+    for module in (detect, runs, events, results, receipts, account, webhooks, metrics, docs):
         api.include_router(module.router)
     api.add_middleware(HeadAsGet)
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.db import new_id
 from core.logs import request_facts
+from core.rates import RateLimiter
 from gateway import metrics
 from gateway.problems import make_problem
 
@@ -40,7 +41,8 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?[^}]*\}")
 class Observe:
     """ASGI middleware, outermost. `scope["state"]["request_id"]` is set before anything else runs.
 
-    Whoever authenticates puts `account_id` and `key_id` beside it, and from then on they stand on every log line.
+    Whoever authenticates puts `account_id` and `key_id` beside it, which from then on stand on every log line, and
+    the `rates` that the key is limited by.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -164,7 +166,7 @@ class _Exchange:
         """Pass a message of the answer on, with the request's id at its start."""
         if message["type"] == "http.response.start":
             await self._look_for_client()
-            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+            self._add_headers(MutableHeaders(scope=message))
             if message["status"] == 500:
                 # Starlette answers a crash with a text before it lets us see the exception; ours is the better answer.
                 self._kept_back.append(message)
@@ -175,6 +177,20 @@ class _Exchange:
                 await self._let_go()
             return
         await self._pass_on(message)
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        """What every answer carries: its id; what the key may still do; and that nothing keeps or guesses at it."""
+        headers["X-Request-Id"] = self._request_id
+        headers.setdefault("Cache-Control", "no-store")
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        state = self._scope["state"]
+        rates: RateLimiter | None = state.get("rates")
+        if rates is not None:
+            # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+            left = rates.remaining_here(state["key_id"])
+            windows = (("requests_per_s", 1, left.requests), ("images_per_minute", 60, left.images))
+            headers["RateLimit-Policy"] = ", ".join(f'"{name}";q={one.limit};w={width}' for name, width, one in windows)
+            headers["RateLimit"] = ", ".join(f'"{name}";r={one.remaining};t={one.reset_s}' for name, _w, one in windows)
 
     async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -218,7 +234,7 @@ class _Exchange:
         if self._status is not None or self._left:
             return  # the answer is under way: the server cuts it off, which its client notices
         problem = make_problem(HTTPConnection(self._scope), 500, "internal", INTERNAL)
-        problem.headers["X-Request-Id"] = self._request_id
+        self._add_headers(problem.headers)
         try:
             await problem(self._scope, self.receive, self._pass_on)
         except OSError:

@@ -32,6 +32,7 @@ HTTP_STATUS = {
     "key_model_not_allowed": 403,
     "key_network_not_allowed": 403,
     "bad_invitation": 404,
+    "delivery_not_found": 404,
     "invitation_not_found": 404,
     "key_not_found": 404,
     "member_not_found": 404,
@@ -52,6 +53,7 @@ HTTP_STATUS = {
     "quote_mismatch": 409,
     "refund_too_large": 409,
     "too_many_keys": 409,
+    "too_many_stored_pictures": 409,
     "image_too_many_bytes": 413,
     "image_too_many_pixels": 413,
     "request_too_large": 413,
@@ -78,6 +80,7 @@ HTTP_STATUS = {
     "engine_stopped": 503,
     "model_not_ready": 503,
     "weights_refused": 503,
+    "disk_full": 507,
 }
 TITLES = {
     400: "Bad request",
@@ -94,6 +97,7 @@ TITLES = {
     429: "Too many requests",
     500: "Internal error",
     503: "Not available now",
+    507: "No room",
 }
 # pydantic's words for these are about its own insides.
 _PLAIN = {"extra_forbidden": "there is no such field", "missing": "this field is needed"}

@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
+from core.identity.callers import ApiCaller
 from core.inference.exports import Labelled
-from core.services.application import current
+from core.services.application import Application, current
 from core.services.run_report import get_stored_result
 from gateway import openapi
 from gateway.answers import result_answer, wanted
 from gateway.auth import CallerDependency
-from gateway.detect import PNG, draw, write
+from gateway.detect import PNG, draw, lane, write
 from gateway.openapi import problems
 from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut, split_names
 
@@ -28,10 +30,10 @@ router = APIRouter()
         **openapi.alternatives(
             "The detections.", ResultOut, **openapi.FORMATS, image_png={"type": "string", "format": "binary"}
         ),
-        **problems(404),
+        **problems(404, 503),
     },
 )
-def get_result(
+async def get_result(
     caller: CallerDependency,
     result_id: str,
     format: Format = "json",
@@ -41,11 +43,25 @@ def get_result(
 ) -> Response:
     """Detections are stored down to a confidence of 0.05: another confidence is a filter, not a run."""
     app = current()
-    stored = get_stored_result(app, caller, result_id)
     names = split_names(classes)
+    if annotated is None:
+        return await run_in_threadpool(_read_result, app, caller, result_id, format, confidence, names)
+    # Drawing takes as long as a detection: it stands in the same lane, and is refused when that is full.
+    return await lane.run(app, caller.account_id, lambda: _draw_result(app, caller, result_id, confidence, names))
+
+
+def _read_result(
+    app: Application, caller: ApiCaller, result_id: str, format: str, confidence: float, names: list[str] | None
+) -> Response:
+    stored = get_stored_result(app, caller, result_id)
     found = wanted(stored.detections, confidence, names)
-    if annotated is not None:
-        data = app.blobs.get(caller.account_id, stored.image.file_sha256)
-        return Response(draw(app, data, found), media_type=PNG)
     image = Labelled(stored.image.name, stored.image.width, stored.image.height, found)
     return write(format, [image], result_answer(stored, found))
+
+
+def _draw_result(
+    app: Application, caller: ApiCaller, result_id: str, confidence: float, names: list[str] | None
+) -> Response:
+    stored = get_stored_result(app, caller, result_id)
+    data = app.blobs.get(caller.account_id, stored.image.file_sha256)
+    return Response(draw(app, data, wanted(stored.detections, confidence, names)), media_type=PNG)

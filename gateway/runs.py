@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import (
     ImageEmptyError,
     InvalidRequestError,
-    JobNotFoundError,
-    RateLimitedError,
     TooManyImagesError,
 )
 from core.identity.callers import ApiCaller
 from core.inference.exports import Labelled
 from core.jobs.tables import Job
 from core.pricing.tables import Quote
-from core.services import metered_detection, quotes, run_report
+from core.services import kept_quotes, metered_detection, quotes, run_report
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application, current
 from core.services.job_runner import cancel_job
+from core.services.quotes import PreparedImage
 from core.services.run_report import RunReport
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -61,14 +59,9 @@ from gateway.shapes import (
 
 router = APIRouter()
 
-# Of a batch that is waited for, how often it is looked at.
+# Of a batch that is waited for, how often it is looked at: by and by less often.
 WAIT_POLL_S = 0.05
-EVENT_POLL_S = 0.25
-# An empty comment now and then, so that nothing between takes a quiet stream for a dead one.
-HEARTBEAT_S = 15.0
-STREAMS_MAX = 200
-
-_streams = 0
+WAIT_POLL_S_MAX = 0.5
 
 # Quotes --------------------------------------------------------------------------------------------
 
@@ -84,12 +77,13 @@ _streams = 0
 async def make_quote(request: Request, caller: CallerDependency) -> Response:
     """Nothing is held. The quote binds until `expires_at`: running it can never take more.
 
-    The pictures are kept for it, so that a batch or a job may name the quote alone.
+    The pictures are kept for it, so that a batch or a job may name the quote alone, until a day after it has expired.
+    There is a limit to what waits for the unrun quotes of an account: 409 says how much it is and when some of it goes.
     """
     app = current()
     with budget.reserve(caller.account_id) as reservation:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
-        quote = await lane.run(app, lambda: _quote(app, caller, body))
+        quote = await lane.run(app, caller.account_id, lambda: _quote(app, caller, body))
     return JSONResponse(quote_answer(quote), status_code=201)
 
 
@@ -98,7 +92,9 @@ def _quote(app: Application, caller: ApiCaller, body: Body) -> Quote:
     one = ImageIn(image_url=options.image_url, image=options.image, name=options.name)
     named = [one] if options.image_url is not None or options.image is not None else []
     pictures = _pictures(app, body, [*named, *(options.images or [])])
-    return _quote_pictures(app, caller, pictures, options.model, options.img_size)
+    _require_priced(app, caller, pictures, options.model, options.img_size)
+    images = _prepare(app, pictures)
+    return kept_quotes.quote_and_keep(app, caller, images, model=options.model, img_size=options.img_size)
 
 
 @router.get("/quotes/{quote_id}", response_model=QuoteOut, responses=problems(404), summary="A quote")
@@ -131,9 +127,11 @@ async def run_batch(request: Request, caller: CallerDependency) -> Response:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
         key = read_idempotency_key(request)
         options = parse_fields(BatchIn, body.fields)
-        job, replayed = await lane.run(app, lambda: _start(app, caller, body, options, key, None))
+        job, replayed = await lane.run(app, caller.account_id, lambda: _start(app, caller, body, options, key, None))
+    pause_s = WAIT_POLL_S
     while job.status != "finished":
-        await anyio.sleep(WAIT_POLL_S)
+        await anyio.sleep(pause_s)
+        pause_s = min(WAIT_POLL_S_MAX, pause_s * 1.1)
         job = await run_in_threadpool(run_report.get_run, app, caller, job.id)
     report = await run_in_threadpool(run_report.report_run, app, caller, job.id, with_outcomes=True)
     return _write_results(report, options.format, options.confidence, options.classes, replayed=replayed)
@@ -154,7 +152,9 @@ async def create_job(request: Request, caller: CallerDependency) -> Response:
         body = await read_body(request, reservation, app.settings.request_bytes_max)
         key = read_idempotency_key(request)
         options = parse_fields(JobIn, body.fields)
-        job, replayed = await lane.run(app, lambda: _start(app, caller, body, options, key, options.webhook_url))
+        job, replayed = await lane.run(
+            app, caller.account_id, lambda: _start(app, caller, body, options, key, options.webhook_url)
+        )
     report = await run_in_threadpool(run_report.report_run, app, caller, job.id)
     headers = {"Location": f"/v1/jobs/{job.id}", **({"Idempotent-Replayed": "true"} if replayed else {})}
     return JSONResponse(job_answer(report, with_results=False), status_code=202, headers=headers)
@@ -218,61 +218,6 @@ def cancel(caller: CallerDependency, job_id: str) -> Response:
     return JSONResponse(job_answer(run_report.report_run(app, caller, job_id), with_results=False))
 
 
-@router.get(
-    "/jobs/{job_id}/events",
-    response_model=None,
-    responses={
-        200: {
-            "description": "`progress` at each change and `finished` at the end; the data is the job.",
-            "content": {"text/event-stream": {"schema": openapi.EVENT}},
-        },
-        **problems(404),
-    },
-    summary="Follow a job by server-sent events",
-)
-async def follow_job(request: Request, caller: CallerDependency, job_id: str) -> Response:
-    """The stream ends with the job."""
-    app = current()
-    if _streams >= STREAMS_MAX:
-        raise RateLimitedError(
-            "Too many streams are open: ask for the job by GET instead.", limit="streams", retry_after_s=5
-        )
-    report = await run_in_threadpool(run_report.report_run, app, caller, job_id)
-    return StreamingResponse(
-        _events(app, caller, report), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
-
-
-async def _events(app: Application, caller: ApiCaller, report: RunReport) -> AsyncIterator[str]:
-    global _streams  # noqa: PLW0603  # how many there are in this process
-    _streams += 1
-    try:
-        told: Any = None
-        told_at = time.monotonic()
-        while True:
-            finished = report.job.status == "finished"
-            if finished or report.progress != told:
-                told, told_at = report.progress, time.monotonic()
-                yield _event("finished" if finished else "progress", report)
-            elif time.monotonic() - told_at > HEARTBEAT_S:
-                told_at = time.monotonic()
-                yield ":\n\n"
-            if finished:
-                return
-            await anyio.sleep(EVENT_POLL_S)
-            try:
-                report = await run_in_threadpool(run_report.report_run, app, caller, report.job.id)
-            except JobNotFoundError:
-                return
-    finally:
-        _streams -= 1
-
-
-def _event(kind: Literal["progress", "finished"], report: RunReport) -> str:
-    data = JSONResponse(job_answer(report, with_results=False)).body
-    return f"event: {kind}\ndata: {bytes(data).decode()}\n\n"
-
-
 # Starting one --------------------------------------------------------------------------------------
 
 
@@ -303,17 +248,27 @@ def _start(
     if webhook_url is not None:
         app.fetcher.check_webhook_url(webhook_url)
     require_free_run(caller)
-    if options.quote_id is not None:
-        quote = quotes.get_quote(app, caller, options.quote_id)
-        require_model(caller, quote.model)
-    else:
-        quote = _quote_pictures(app, caller, pictures, options.model, options.img_size, to_run=True)
-    files = _StoredFiles(app, quote)
+    if options.quote_id is None:
+        _require_priced(app, caller, pictures, options.model, options.img_size)
+        images = _prepare(app, pictures)
+        job = kept_quotes.quote_and_run(
+            app,
+            caller,
+            images,
+            model=options.model,
+            img_size=options.img_size,
+            idempotency_key=key,
+            request=request,
+            webhook_url=webhook_url,
+        )
+        return job, False
+    quote = quotes.get_quote(app, caller, options.quote_id)
+    require_model(caller, quote.model)
     job = metered_detection.submit_quote(
         app,
         caller,
         quote.id,
-        files,
+        app.blobs.kept(quote.account_id, quote.id),
         idempotency_key=key,
         request=request,
         budget_id=budget_of(caller),
@@ -338,50 +293,22 @@ def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Pictu
     return pictures
 
 
-def _quote_pictures(
-    app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int, *, to_run: bool = False
-) -> Quote:
-    """Price pictures, and keep them so that the quote alone is enough to run them.
-
-    One that is refused leaves none of them behind; nor does what cannot be paid, when it is `to_run` right away.
-    """
+def _require_priced(app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int) -> None:
+    """Refuse what could not be quoted before a picture is fetched, and count the pictures."""
     require_model(caller, model)
     quotes.require_size(img_size)
     app.registry.resolve(model)
     app.rates.hit_images(caller.id, len(pictures))
-    prepared = []
+
+
+def _prepare(app: Application, pictures: list[Picture]) -> Iterator[tuple[PreparedImage, bytes]]:
+    """Each picture with its bytes, when its turn comes."""
     stages = Stages()
-    with app.blobs.all_or_none(caller.account_id) as put:
-        for position, picture in enumerate(pictures):
-            with naming_picture(position, len(pictures)):
-                data = load_picture(app, picture, stages)
-                prepared.append(quotes.prepare_image(app, picture.name, data))
-            put(data)
-        quote = quotes.quote_batch(app, caller, prepared, model=model, img_size=img_size)
-        obstacle = metered_detection.find_obstacle(app, caller, quote) if to_run else None
-        if obstacle is not None:
-            raise obstacle
-    return quote
-
-
-class _StoredFiles(Mapping[str, bytes]):
-    """The stored pictures of a quote, each read when it is asked for: together they may not fit into memory."""
-
-    def __init__(self, app: Application, quote: Quote) -> None:
-        self._blobs, self._account_id = app.blobs, quote.account_id
-        self._sha256s = {line.file_sha256 for line in quotes.quote_lines(quote)}
-
-    def __getitem__(self, sha256: str) -> bytes:
-        try:
-            return self._blobs.get(self._account_id, sha256)
-        except FileNotFoundError:
-            raise KeyError(sha256) from None  # `submit_quote` says which quote lacks its pictures
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sha256s)
-
-    def __len__(self) -> int:
-        return len(self._sha256s)
+    for position, picture in enumerate(pictures):
+        with naming_picture(position, len(pictures)):
+            data = load_picture(app, picture, stages)
+            image = quotes.prepare_image(app, picture.name, data)
+        yield image, data
 
 
 def _write_results(

@@ -101,6 +101,20 @@ with right:
         hide_index=True,
         height=320,
     )
+st.subheader(_("By API key and person"))
+st.dataframe(
+    [
+        {
+            _("API key or person"): caller.words,
+            _("Pictures"): caller.totals.images,
+            _("Free pictures"): caller.totals.free,
+            _("Given back"): caller.totals.failed,
+            _("Tokens"): format_tokens(caller.totals.amount_mt),
+        }
+        for caller in usage_report.report_callers(app, user, start, end, models=shown)
+    ],
+    hide_index=True,
+)
 st.download_button(
     _("CSV of what is shown"),
     # Only a click reads the records themselves.

@@ -27,6 +27,7 @@ def action_words(action: str) -> str:
         "key.rotate": _("rotated an API key"),
         "key.revoke": _("revoked an API key"),
         "webhook.read_secret": _("read the webhooks' secret"),
+        "webhook.resend": _("sent a webhook again"),
         "limits.set": _("set limits"),
         "voucher.make": _("made a voucher"),
         "voucher.withdraw": _("withdrew a voucher"),

@@ -122,6 +122,10 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "restart": lambda _d: _("The service was restarted before this picture ran. Nothing was taken."),
     "engine_busy": lambda _d: _("The service is busy. Nothing was taken: try again in a few seconds."),
     "engine_stopped": lambda _d: _("The service is restarting. Nothing was taken: try again in a minute."),
+    "disk_full": lambda _d: _(
+        "The disk of this service is full, so it takes no pictures. Nothing was taken: tell the operator, and try "
+        "again later."
+    ),
     "voucher_not_found": lambda _d: _("No voucher has this code: check it for a typing mistake."),
     "voucher_used": lambda d: (
         _("You have redeemed this voucher already: it stands in your transactions below.")

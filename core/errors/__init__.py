@@ -10,6 +10,7 @@ from core.errors.base import (
     VisionMeterError,
 )
 from core.errors.images import (
+    DiskFullError,
     EngineBusyError,
     EngineStoppedError,
     ImageAnimatedError,
@@ -69,6 +70,7 @@ from core.errors.people import (
 )
 from core.errors.requests import (
     ApiKeyNotFoundError,
+    DeliveryNotFoundError,
     ImageUrlFailedError,
     ImageUrlRefusedError,
     InvalidApiKeySettingError,
@@ -81,6 +83,7 @@ from core.errors.requests import (
     RequestTooSlowError,
     ResultNotFoundError,
     TooManyApiKeysError,
+    TooManyStoredPicturesError,
     UnsupportedBodyError,
     WebhookUrlRefusedError,
 )
@@ -91,6 +94,8 @@ __all__ = [
     "BadCredentialsError",
     "ChargeKeyTakenError",
     "ConfigError",
+    "DeliveryNotFoundError",
+    "DiskFullError",
     "EmailTakenError",
     "EngineBusyError",
     "EngineStoppedError",
@@ -147,6 +152,7 @@ __all__ = [
     "TooManyApiKeysError",
     "TooManyAttemptsError",
     "TooManyImagesError",
+    "TooManyStoredPicturesError",
     "UnsupportedBodyError",
     "VisionMeterError",
     "VoucherExpiredError",

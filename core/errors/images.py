@@ -95,6 +95,12 @@ class EngineStoppedError(VisionMeterError):
     code = "engine_stopped"
 
 
+class DiskFullError(VisionMeterError):
+    """There is no room on the disk for a picture; nothing was held."""
+
+    code = "disk_full"
+
+
 class JobNotFoundError(VisionMeterError):
     """There is no such job for this account."""
 

@@ -30,13 +30,25 @@ class UnsupportedBodyError(VisionMeterError):
 
 
 class RateLimitedError(VisionMeterError):
-    """Too many requests, images or runs at once for the plan; nothing was held. Come back after `retry_after_s`."""
+    """Too many requests, images or runs at once for the plan; nothing was held. Come back after `retry_after_s`.
+
+    `limit` is the name of what was reached, such as `requests_per_s`, and `limit_max` how much of it there is.
+    """
 
     code = "rate_limited"
 
-    def __init__(self, message: str, *, limit: str, retry_after_s: int) -> None:
-        super().__init__(message, limit=limit, retry_after_s=retry_after_s)
+    def __init__(self, message: str, *, limit: str, limit_max: int, retry_after_s: int) -> None:
+        super().__init__(message, limit=limit, limit_max=limit_max, retry_after_s=retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class TooManyStoredPicturesError(VisionMeterError):
+    """The pictures of the account's unrun quotes take all the room that they may take; nothing was stored.
+
+    `stored_bytes` of `stored_bytes_max` are in use, and the oldest go at `free_at`, if there are any.
+    """
+
+    code = "too_many_stored_pictures"
 
 
 class ImageUrlRefusedError(VisionMeterError):
@@ -55,6 +67,12 @@ class WebhookUrlRefusedError(VisionMeterError):
     """An address that no webhook is sent to; the run was not started."""
 
     code = "webhook_url_refused"
+
+
+class DeliveryNotFoundError(VisionMeterError):
+    """The account has no such webhook message."""
+
+    code = "delivery_not_found"
 
 
 class ResultNotFoundError(VisionMeterError):

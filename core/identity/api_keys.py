@@ -72,6 +72,11 @@ def list_keys(session: Session, account_id: str) -> Sequence[ApiKey]:
     ).all()
 
 
+def find_keys(session: Session, ids: Collection[str]) -> Sequence[ApiKey]:
+    """Some keys by id, also those that ended; what is no key's id is passed over."""
+    return session.exec(select(ApiKey).where(col(ApiKey.id).in_(ids))).all()
+
+
 def count_usable_keys(session: Session, account_id: str) -> int:
     """How many keys of an account can be used now."""
     return session.exec(

@@ -13,7 +13,8 @@ from sqlmodel import Session, col, select
 
 from core.db import table_of, utcnow
 from core.errors import JobNotFoundError
-from core.jobs.tables import Job, JobImage, Result, WebhookDelivery
+from core.jobs.deliveries import add_delivery
+from core.jobs.tables import Job, JobImage, Result
 
 OPEN_IMAGE = ("queued", "running")
 OPEN_JOB = ("queued", "running")
@@ -256,7 +257,7 @@ def finish_job_if_done(session: Session, job_id: str) -> None:
     """Mark a job finished when none of its images is open, and let its webhook tell of it."""
     row = session.connection().execute(_FINISH_JOB, {"b_job": job_id, "finished_at": utcnow()}).first()
     if row is not None and row[1] is not None:
-        session.add(WebhookDelivery(account_id=row[0], job_id=job_id, url=row[1]))
+        add_delivery(session, row[0], job_id, row[1])
 
 
 def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OPEN_IMAGE) -> Sequence[JobImage]:

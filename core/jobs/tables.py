@@ -100,6 +100,27 @@ class WebhookDelivery(SQLModel, table=True):
             sqlite_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
             postgresql_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
         ),
+        # An account's next message, for its turn.
+        Index(
+            "ix_webhook_turn",
+            *("account_id", "next_attempt_at"),
+            sqlite_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+        ),
+        # Lists: of all (most are delivered), and of the few that are not.
+        Index("ix_webhook_account", "account_id", "created_at", "id"),
+        Index(
+            "ix_webhook_pending",
+            *("account_id", "created_at", "id"),
+            sqlite_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND given_up_at IS NULL"),
+        ),
+        Index(
+            "ix_webhook_given_up",
+            *("account_id", "created_at", "id"),
+            sqlite_where=text("given_up_at IS NOT NULL"),
+            postgresql_where=text("given_up_at IS NOT NULL"),
+        ),
     )
 
     id: str = Field(default_factory=lambda: new_id("msg"), primary_key=True)
@@ -112,6 +133,27 @@ class WebhookDelivery(SQLModel, table=True):
     delivered_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     given_up_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+    @property
+    def status(self) -> str:
+        """`pending`, `delivered` or `given_up`."""
+        if self.delivered_at is not None:
+            return "delivered"
+        return "pending" if self.given_up_at is None else "given_up"
+
+
+class WebhookTurn(SQLModel, table=True):
+    """An account among those that have messages to send: one of its messages is in hand until a moment, or none.
+
+    `failures` counts the attempts since the last one that was answered well and soon.
+    """
+
+    __tablename__ = "webhook_turn"
+    __table_args__ = (CheckConstraint("failures >= 0", name="webhook_failures_not_negative"),)
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    in_hand_until: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    failures: int = 0
 
 
 class Result(SQLModel, table=True):

@@ -299,6 +299,12 @@ def list_hold_entries(session: Session, hold_id: str) -> Sequence[Entry]:
     return session.exec(select(Entry).where(Entry.hold_id == hold_id).order_by(col(Entry.seq))).all()
 
 
+def find_actors(session: Session, account_id: str, seqs: Collection[int]) -> dict[int, str]:
+    """Who caused some entries of an account, by their numbers."""
+    query = select(Entry.seq, Entry.actor).where(Entry.account_id == account_id, col(Entry.seq).in_(seqs))
+    return dict(session.exec(query).all())
+
+
 def _first_seq(session: Session, account_id: str, moment: datetime) -> int | None:
     """The number of the first entry at or after a moment."""
     return session.exec(

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index
+from sqlalchemy import BigInteger, CheckConstraint, Index, text
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import DecimalText, UTCDateTime, new_id, utcnow
@@ -40,13 +40,28 @@ class Rate(SQLModel, table=True):
 class Quote(SQLModel, table=True):
     """An exact, binding, expiring price for a batch; `lines` has one dictionary an image.
 
-    `list_mt` is what the charged images would cost without the batch's discount of `discount_percent`.
+    `list_mt` is what the charged images would cost without the batch's discount of `discount_percent`. Until it is run,
+    at `ran_at`, its pictures may wait with it, which take `stored_bytes` on the disk.
     """
 
     __table_args__ = (
         CheckConstraint("total_mt >= 0", name="quote_total_not_negative"),
         CheckConstraint("list_mt >= total_mt", name="quote_list_covers_total"),
+        CheckConstraint("stored_bytes >= 0", name="quote_stored_not_negative"),
         Index("ix_quote_account", "account_id", "created_at"),
+        # Only of those that wait: of the others there are as many as there ever were runs.
+        Index(
+            "ix_quote_unrun",
+            "expires_at",
+            sqlite_where=text("ran_at IS NULL"),
+            postgresql_where=text("ran_at IS NULL"),
+        ),
+        Index(
+            "ix_quote_stored",
+            *("account_id", "expires_at", "stored_bytes"),
+            sqlite_where=text("stored_bytes > 0"),
+            postgresql_where=text("stored_bytes > 0"),
+        ),
     )
 
     id: str = Field(default_factory=lambda: new_id("quote"), primary_key=True)
@@ -61,6 +76,8 @@ class Quote(SQLModel, table=True):
     lines: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     expires_at: datetime = Field(sa_type=UTCDateTime)
+    ran_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    stored_bytes: int = Field(default=0, sa_type=BigInteger)
 
 
 class Receipt(SQLModel, table=True):
@@ -76,6 +93,8 @@ class Receipt(SQLModel, table=True):
         CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
         # With all that a search looks at, so that it passes over the receipts themselves.
         Index("ix_receipt_account", "account_id", "created_at", "id", "image_name"),
+        # Whoever removes a quote makes the database look whether a receipt names it.
+        Index("ix_receipt_quote", "quote_id"),
     )
 
     id: str = Field(default_factory=lambda: new_id("rcpt"), primary_key=True)

@@ -38,6 +38,7 @@ from core.pricing import receipts
 from core.pricing.tables import Quote
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application
+from core.services.disk_space import require_disk_space
 from core.services.metered_detection import RUN, hold_image
 from core.services.mirror import ResultCache, read_balance
 from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
@@ -142,6 +143,7 @@ def _require_room(app: Application) -> None:
         raise EngineStoppedError("The service is restarting: send it again in a minute. Nothing was taken.")
     if app.engine.queue_depth >= app.settings.engine_queue_max:
         raise EngineBusyError("The service is busy: send it again in a few seconds. Nothing was taken.")
+    require_disk_space(app)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,9 @@ def _start(
             earlier = _claim(session, caller, key, request)
             if earlier is not None:
                 return earlier
-        quote = store_quote(app, session, caller.account_id, [image], version=version, img_size=img_size)
+        quote = store_quote(
+            app, session, caller.account_id, [image], version=version, img_size=img_size, ran_at=utcnow()
+        )
         job = new_row(
             Job,
             account_id=caller.account_id,

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -18,11 +19,14 @@ from core.ledger import ledger
 from core.ledger.posting import lock_account
 from core.services.application import Application
 from core.services.audit import seal_ledger
+from core.services.retention import remove_unrun_quotes
 from core.services.roll_ups import roll_up_ledger
 from core.services.run_image import give_back, run_image
 from core.services.team import require_role
 
 log = logging.getLogger("visionmeter")
+
+RETENTION_PAUSE_S = 60.0
 
 
 class JobRunner:
@@ -98,6 +102,7 @@ class JobRunner:
 
     def _keep(self) -> None:
         settings = self._app.settings
+        remove_at = time.monotonic()
         interval_s = min(settings.sweep_interval_s, settings.hold_lease_s / 4)
         while not self._stopping.wait(interval_s):
             try:
@@ -117,6 +122,10 @@ class JobRunner:
                 sweep(self._app)
                 seal_ledger(self._app)
                 roll_up_ledger(self._app)
+                if time.monotonic() >= remove_at:
+                    remove_at = time.monotonic() + RETENTION_PAUSE_S
+                    if remove_unrun_quotes(self._app):
+                        remove_at = time.monotonic()
             except Exception:
                 log.exception("the keeper goes on after an error")
 

@@ -7,7 +7,8 @@ transaction is open while a model runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from core.errors import (
 from core.identity.callers import Caller
 from core.inference.pipeline import DetectParams
 from core.jobs import jobs
+from core.jobs.blobs import Parcel
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent, find_answer
@@ -32,8 +34,10 @@ from core.ledger.posting import lock_account
 from core.ledger.spending import require_within_caps
 from core.ledger.tables import Account
 from core.pricing.tables import Quote
+from core.pricing.unrun import mark_ran
 from core.services.application import Application
-from core.services.quotes import QuoteLine, get_stored_quote, quote_lines, requote
+from core.services.disk_space import require_disk_space
+from core.services.quotes import QuoteLine, get_stored_quote, hand_on_pictures, quote_lines, requote
 from core.services.team import require_role
 
 # The operation of every idempotency key that starts a run.
@@ -41,10 +45,11 @@ RUN = "run"
 
 
 def find_obstacle(app: Application, user: Caller, quote: Quote) -> VisionMeterError | None:
-    """What would refuse this run at the moment, or None: role, frozen account, balance or caps. Nothing is held."""
+    """What would refuse this run at the moment, or None: role, disk, frozen account, balance or caps. Holds nothing."""
     lines = quote_lines(quote)
     try:
         require_role(user, "member")
+        require_disk_space(app)
         with app.db.read() as session:
             if quote.total_mt and session.get_one(Account, user.account_id).status != "active":
                 return AccountNotActiveError("This account cannot spend: ask the operator why it is frozen.")
@@ -58,7 +63,7 @@ def submit_quote(
     app: Application,
     user: Caller,
     quote_id: str,
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes] | Parcel,
     *,
     idempotency_key: str | None = None,
     request: Mapping[str, Any] | None = None,
@@ -67,11 +72,12 @@ def submit_quote(
 ) -> Job:
     """Hold the quoted amount and queue the run; a quote runs once, and submitting it again gives the same job.
 
-    `files` maps the SHA-256 of each quoted file to its bytes. The idempotency key is the quote's id unless the caller
-    has one of his own, and then `request` is what it stands for (the quote alone if it is not given). An expired quote
-    is quoted again first: when it did not grow it runs at the new price, else `QuoteGrewError` names the new quote.
-    Raises also `RoleNeededError`, `QuoteNotFoundError`, `QuoteMismatchError`, `IdempotencyConflictError`,
-    `InsufficientTokensError`, `SpendingCapError` or `AccountNotActiveError`; after any of them nothing is held.
+    `files` maps the SHA-256 of each quoted file to its bytes, or is a parcel of them, such as `BlobStore.kept` gives.
+    The idempotency key is the quote's id unless the caller has one of his own, and then `request` is what it stands for
+    (the quote alone if it is not given). An expired quote is quoted again first: when it did not grow it runs at the
+    new price, else `QuoteGrewError` names the new quote. Raises also `RoleNeededError`, `QuoteNotFoundError`,
+    `QuoteMismatchError`, `IdempotencyConflictError`, `InsufficientTokensError`, `SpendingCapError`,
+    `AccountNotActiveError` or `DiskFullError`; after any of them nothing is held, and no file is stored for good.
     """
     require_role(user, "member")
     by_quote = {"quote_id": quote_id}
@@ -80,22 +86,55 @@ def submit_quote(
     with app.db.read() as session:
         quote = get_stored_quote(session, user.account_id, quote_id)
         known = [find_answer(session, user.account_id, RUN, key, wanted) for key, wanted in claims.items()]
-        if not any(known) and quote.expires_at > utcnow():
-            # Before the files are stored: what cannot be paid leaves nothing behind.
+        is_known = any(known)
+        if not is_known and quote.expires_at > utcnow():
+            # Before the files are stored: what cannot be paid need not be written first.
             require_affordable(app, session, user.account_id, quote_lines(quote))
-    for file_sha256 in {line.file_sha256 for line in quote_lines(quote)}:
-        data = files.get(file_sha256)
-        if data is None or app.blobs.put(user.account_id, data) != file_sha256:
-            raise QuoteMismatchError("The images are not those of the quote: preview them again.", quote_id=quote_id)
-    try:
-        job = _start_job(app, user, quote, claims=claims, budget_id=budget_id, webhook_url=webhook_url)
-    except QuoteExpiredError:
-        renewed = requote(app, user, quote)
-        if renewed.total_mt > quote.total_mt:
-            raise QuoteGrewError(quote_id=renewed.id, total_mt=renewed.total_mt, previous_mt=quote.total_mt) from None
-        job = _start_job(app, user, renewed, claims=claims, budget_id=budget_id, webhook_url=webhook_url)
+    if not is_known:
+        require_disk_space(app)
+    # What was run before needs no files again.
+    with _collect(app, quote, app.blobs.kept(quote.account_id, quote.id) if is_known else files) as pictures:
+
+        def start(binding: Quote) -> Job:
+            return _start_job(
+                app,
+                user,
+                binding,
+                pictures,
+                asked_id=quote.id,
+                claims=claims,
+                budget_id=budget_id,
+                webhook_url=webhook_url,
+            )
+
+        try:
+            job = start(quote)
+        except QuoteExpiredError:
+            renewed = requote(app, user, quote)
+            if renewed.total_mt > quote.total_mt:
+                hand_on_pictures(app, quote, renewed)
+                raise QuoteGrewError(
+                    quote_id=renewed.id, total_mt=renewed.total_mt, previous_mt=quote.total_mt
+                ) from None
+            job = start(renewed)
     app.hands.ring()
+    app.blobs.forget(quote.id)
     return job
+
+
+@contextmanager
+def _collect(app: Application, quote: Quote, files: Mapping[str, bytes] | Parcel) -> Iterator[Parcel]:
+    if isinstance(files, Parcel):
+        yield files
+        return
+    with app.blobs.collect(quote.account_id) as parcel:
+        for file_sha256 in {line.file_sha256 for line in quote_lines(quote)}:
+            data = files.get(file_sha256)
+            if data is None or parcel.put(data) != file_sha256:
+                raise QuoteMismatchError(
+                    "The images are not those of the quote: preview them again.", quote_id=quote.id
+                )
+        yield parcel
 
 
 def find_run(app: Application, user: Caller, key: str, request: Mapping[str, Any]) -> Job | None:
@@ -114,12 +153,17 @@ def _start_job(
     app: Application,
     user: Caller,
     quote: Quote,
+    pictures: Parcel,
     *,
+    asked_id: str,
     claims: Mapping[str, Mapping[str, Any]],
     budget_id: str | None,
     webhook_url: str | None,
 ) -> Job:
-    """Claim the keys, hold the amount and store the job, all in one transaction."""
+    """Claim the keys, hold the amount and store the job with its pictures, all in one transaction.
+
+    `asked_id` is the quote that this one may have taken the place of.
+    """
     lines = quote_lines(quote)
     with app.db.write() as session:
         known = [begin_idempotent(session, user.account_id, RUN, key, request) for key, request in claims.items()]
@@ -152,6 +196,13 @@ def _start_job(
             hold_image(app, session, user, job.id, position, line, budget_id=budget_id)
         for key in claims:
             complete_idempotent(session, user.account_id, RUN, key, {"job_id": job.id})
+        mark_ran(session, {asked_id, quote.id})
+        # Last, and before the commit: a run that is refused leaves no picture behind, and one that a runner finds has
+        # all of them. Renaming two hundred files takes some milliseconds.
+        if not pictures.hand_over({line.file_sha256 for line in lines}):
+            raise QuoteMismatchError(
+                "The pictures of this quote are not kept any more: send them again.", quote_id=quote.id
+            )
     return job
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlmodel import Session
 
@@ -26,6 +26,7 @@ from core.money import to_millitokens
 from core.pricing.book import get_prices
 from core.pricing.discounts import NextTier, find_next_tier
 from core.pricing.tables import Quote
+from core.pricing.unrun import set_stored_bytes
 from core.services.application import Application
 
 THUMBNAIL_PX = 192
@@ -104,8 +105,18 @@ def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str
 def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage], *, model: str, img_size: int) -> Quote:
     """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
 
-    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`,
-    `WeightsRefusedError` or `NoRateError`.
+    Raises what `check_batch` raises, or `NoRateError`.
+    """
+    version = check_batch(app, images, model=model, img_size=img_size)
+    with app.db.write() as session:
+        return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
+
+
+def check_batch(app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int) -> ModelVersion:
+    """The version of the model that a batch would run on.
+
+    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`
+    or `WeightsRefusedError`.
     """
     if len(images) > app.settings.batch_images_max:
         raise TooManyImagesError(
@@ -115,9 +126,7 @@ def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage],
     if not images:
         raise ImageEmptyError("A batch needs at least one picture: add one.")
     require_size(img_size)
-    version = app.registry.resolve(model)
-    with app.db.write() as session:
-        return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
+    return app.registry.resolve(model)
 
 
 def require_size(img_size: int) -> None:
@@ -134,8 +143,13 @@ def store_quote(
     *,
     version: ModelVersion,
     img_size: int,
+    ran_at: datetime | None = None,
+    stored_bytes: int = 0,
 ) -> Quote:
-    """Price images with the book in force and what the account has already; in the caller's transaction."""
+    """Price images with the book in force and what the account has already; in the caller's transaction.
+
+    `ran_at` is when it is run, if that is in this very transaction; `stored_bytes` what its pictures take on the disk.
+    """
     model = version.model.name
     keys = [make_charge_key(image.image_sha256, version.version, img_size) for image in images]
     now = utcnow()
@@ -181,6 +195,8 @@ def store_quote(
         lines=[asdict(line) for line in lines],
         created_at=now,
         expires_at=now + timedelta(seconds=app.settings.quote_ttl_s),
+        ran_at=ran_at,
+        stored_bytes=stored_bytes,
     )
     return insert_row(session, quote)
 
@@ -192,6 +208,13 @@ def requote(app: Application, user: Caller, quote: Quote) -> Quote:
         for line in quote_lines(quote)
     ]
     return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size)
+
+
+def hand_on_pictures(app: Application, quote: Quote, renewed: Quote) -> None:
+    """Let the pictures that wait with a quote wait with the one that took its place, too."""
+    if app.blobs.keep_again(quote.id, renewed.id):
+        with app.db.write() as session:
+            set_stored_bytes(session, renewed.id, quote.stored_bytes)
 
 
 def get_quote(app: Application, user: Caller, quote_id: str) -> Quote:

@@ -28,6 +28,7 @@ _CSV_COLUMNS = (
     *("receipt", "time_utc", "picture", "image_sha256", "image_width_px", "image_height_px", "model", "model_version"),
     *("img_size_px", "input_width_px", "input_height_px", "price_version", "alpha", "beta", "minimum_tokens"),
     *("discount_percent", "floor_tokens", "charged_tokens", "refunded_tokens", "net_tokens", "quote", "hold", "entry"),
+    *("caller", "caller_id"),
 )
 
 
@@ -108,14 +109,16 @@ def list_receipts(
 def receipts_csv(app: Application, user: Caller, wanted: ReceiptFilter) -> Iterator[str]:
     """All receipts that are wanted as CSV, newest first, in pieces; times in UTC, amounts in tokens.
 
-    Each piece is read in a transaction of its own, so a slow reader keeps none open.
+    `caller` is the API key (its name and prefix) or the address of the person that caused the charge. Each piece is
+    read in a transaction of its own, so a slow reader keeps none open.
     """
     yield _csv_text([_CSV_COLUMNS])
     after: Cursor | None = None
     while True:
         page = list_receipts(app, user, wanted, after=after, limit=_ROWS_PER_READ)
         if page.lines:
-            yield _csv_text([_csv_row(line) for line in page.lines])
+            callers = _find_callers(app, user.account_id, page.lines)
+            yield _csv_text([_csv_row(line, *callers[line.receipt.entry_seq]) for line in page.lines])
         if page.end is None:
             return
         after = page.end
@@ -155,7 +158,19 @@ def _view(session: Session, receipt: Receipt) -> ReceiptView:
     )
 
 
-def _csv_row(line: ReceiptLine) -> Sequence[object]:
+def _find_callers(
+    app: Application, account_id: str, lines: Sequence[ReceiptLine]
+) -> Mapping[int | None, tuple[str, str]]:
+    """Who caused each charge, in words and by id, by the number of its entry."""
+    seqs = [seq for line in lines if (seq := line.receipt.entry_seq) is not None]
+    with app.db.read() as session:
+        actors = ledger.find_actors(session, account_id, seqs)
+        ids = set(actors.values())
+        names = {**users.names_of(session, ids), **api_keys.names_of(session, ids)}
+    return {seq: (names.get(actor, ""), actor) for seq, actor in actors.items()}
+
+
+def _csv_row(line: ReceiptLine, caller: str, caller_id: str) -> Sequence[object]:
     receipt = line.receipt
     return (
         receipt.id,
@@ -181,6 +196,8 @@ def _csv_row(line: ReceiptLine) -> Sequence[object]:
         receipt.quote_id,
         receipt.hold_id,
         receipt.entry_seq,
+        plain_cell(caller),
+        caller_id,
     )
 
 

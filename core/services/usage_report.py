@@ -1,11 +1,12 @@
-"""What the Usage page shows for a period, in one call, and its records as CSV."""
+"""What the Usage page shows for a period, in one call; who used it; and its records as CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, tzinfo
 
+from core.identity import api_keys, users
 from core.identity.callers import Caller
 from core.services.application import Application
 from core.usage import export, queries
@@ -21,6 +22,22 @@ class UsageReport:
     days: Sequence[date]
     by_day: Sequence[DayUsage]
     outcomes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CallerReport:
+    """What an API key used, which has a `name` and a `prefix`; or a person on the portal, who has an `email`."""
+
+    actor: str
+    totals: Totals
+    name: str | None = None
+    prefix: str | None = None
+    email: str | None = None
+
+    @property
+    def words(self) -> str:
+        """Who it is, in one line."""
+        return f"{self.name} ({self.prefix}…)" if self.prefix else self.email or self.actor
 
 
 def report_usage(
@@ -46,6 +63,34 @@ def report_usage(
         by_day=by_day,
         outcomes=queries.by_outcome(by_day),
     )
+
+
+def report_callers(
+    app: Application, user: Caller, start: datetime, end: datetime, *, models: Sequence[str] | None = None
+) -> list[CallerReport]:
+    """What each API key and each person used in `start` ≤ t < `end`; who used most comes first.
+
+    Raises `ValueError` when the period begins or ends within a quarter of an hour.
+    """
+    with app.db.read() as session:
+        found = queries.sum_callers(session, user.account_id, start, end, models=models)
+        actors = [one.actor for one in found]
+        keys = {key.id: key for key in api_keys.find_keys(session, actors)}
+        emails = users.names_of(session, actors)
+    return [
+        CallerReport(one.actor, one.totals, name=key.name, prefix=key.prefix)
+        if (key := keys.get(one.actor))
+        else CallerReport(one.actor, one.totals, email=emails.get(one.actor))
+        for one in found
+    ]
+
+
+def add_up(callers: Sequence[CallerReport]) -> Totals:
+    """The sums of some callers."""
+    amount_mt, images, charged, free, failed = (
+        sum(getattr(one.totals, field.name) for one in callers) for field in fields(Totals)
+    )
+    return Totals(amount_mt, images, charged, free, failed)
 
 
 def records_csv(

@@ -1,4 +1,4 @@
-"""What the Usage page shows, read from the roll-up. Periods are half-open: start ≤ t < end, aware datetimes."""
+"""What the Usage page shows, read from the roll-ups. Periods are half-open: start ≤ t < end, aware datetimes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlmodel import Session, col
 
-from core.slots import SLOTS_A_DAY, day_of, find_spans
-from core.usage.tables import OUTCOMES, UsageSlot
+from core.slots import SLOTS_A_DAY, day_of, find_spans, slots_between
+from core.usage.tables import OUTCOMES, UsageCallerSlot, UsageSlot
+
+_SUMMED = (*OUTCOMES, "amount_mt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,14 @@ class DayUsage:
         return sum(self.outcomes.values())
 
 
+@dataclass(frozen=True, slots=True)
+class CallerUsage:
+    """One API key or person, by id, over a period."""
+
+    actor: str
+    totals: Totals
+
+
 def sum_days(
     session: Session,
     account_id: str,
@@ -59,7 +70,7 @@ def sum_days(
     outcomes: dict[tuple[date, str], Counter[str]] = {}
     for span in find_spans(start, end, zone):
         day_number = (col(UsageSlot.slot) + span.shift) // SLOTS_A_DAY
-        sums = [func.sum(getattr(UsageSlot, name)) for name in (*OUTCOMES, "amount_mt")]
+        sums = [func.sum(getattr(UsageSlot, name)) for name in _SUMMED]
         rows = session.execute(
             select(day_number, col(UsageSlot.model), *sums)
             .where(
@@ -79,23 +90,47 @@ def sum_days(
     return [DayUsage(day, model, amounts[day, model], outcomes[day, model]) for day, model in sorted(outcomes)]
 
 
+def sum_callers(
+    session: Session, account_id: str, start: datetime, end: datetime, *, models: Collection[str] | None = None
+) -> list[CallerUsage]:
+    """Tokens and images by who asked, of some models or of all; who used most comes first.
+
+    Raises `ValueError` when the period begins or ends within a quarter of an hour.
+    """
+    first, last = slots_between(start, end)
+    rows = session.execute(
+        select(col(UsageCallerSlot.actor), *(func.sum(getattr(UsageCallerSlot, name)) for name in _SUMMED))
+        .where(
+            col(UsageCallerSlot.account_id) == account_id,
+            # Said so that the key is used: it has both before the slot.
+            col(UsageCallerSlot.actor).in_(used_actors(session, account_id)),
+            col(UsageCallerSlot.model).in_(used_models(session, account_id) if models is None else models),
+            col(UsageCallerSlot.slot) >= first,
+            col(UsageCallerSlot.slot) < last,
+        )
+        .group_by(col(UsageCallerSlot.actor))
+    )
+    found = [
+        CallerUsage(actor, _totals(int(amount_mt), dict(zip(OUTCOMES, map(int, counts), strict=True))))
+        for actor, *counts, amount_mt in rows
+    ]
+    return sorted(found, key=lambda one: (-one.totals.amount_mt, -one.totals.images, one.actor))
+
+
 def used_models(session: Session, account_id: str) -> list[str]:
     """The models an account has records of, by name; one look into the key for each, however many records there are."""
-    least = select(func.min(col(UsageSlot.model))).where(col(UsageSlot.account_id) == account_id)
-    models: list[str] = []
-    model = session.execute(least).scalar()
-    while model is not None:
-        models.append(model)
-        model = session.execute(least.where(col(UsageSlot.model) > model)).scalar()
-    return sorted(models)
+    return _step_through(session, col(UsageSlot.model), col(UsageSlot.account_id) == account_id)
+
+
+def used_actors(session: Session, account_id: str) -> list[str]:
+    """The ids of the keys and people that an account has records of; one look into the key for each."""
+    return _step_through(session, col(UsageCallerSlot.actor), col(UsageCallerSlot.account_id) == account_id)
 
 
 def sum_up(days: Iterable[DayUsage]) -> Totals:
     """Sums of some days. `failed` counts everything that was given back."""
     days = list(days)
-    images = by_outcome(days)
-    total, charged, free = sum(images.values()), images.get("charged", 0), images.get("free", 0)
-    return Totals(sum(item.amount_mt for item in days), total, charged, free, total - charged - free)
+    return _totals(sum(item.amount_mt for item in days), by_outcome(days))
 
 
 def by_outcome(days: Iterable[DayUsage]) -> dict[str, int]:
@@ -116,3 +151,19 @@ def days_of(start: datetime, end: datetime, zone: tzinfo) -> list[date]:
     first = start.astimezone(zone).date()
     last = (end - timedelta(microseconds=1)).astimezone(zone).date()
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
+
+
+def _totals(amount_mt: int, images: Mapping[str, int]) -> Totals:
+    total, charged, free = sum(images.values()), images.get("charged", 0), images.get("free", 0)
+    return Totals(amount_mt, total, charged, free, total - charged - free)
+
+
+def _step_through(session: Session, column: Any, where: ColumnElement[bool]) -> list[str]:
+    """The different values of a column behind `where` in a key, however many rows each has."""
+    least = select(func.min(column)).where(where)
+    values: list[str] = []
+    value = session.execute(least).scalar()
+    while value is not None:
+        values.append(value)
+        value = session.execute(least.where(column > value)).scalar()
+    return sorted(values)

@@ -1,4 +1,4 @@
-"""Writing what was measured: a record, and the sums of its quarter of an hour beside it."""
+"""Writing what was measured: a record, and the sums of its quarter of an hour beside it, also by caller."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from core.db import insert_row, table_of
 from core.slots import slot_of
-from core.usage.tables import OUTCOMES, UsageRecord, UsageSlot
+from core.usage.tables import OUTCOMES, UsageCallerSlot, UsageRecord, UsageSlot
 
 _listeners: list[Callable[[UsageRecord], None]] = []
 
@@ -23,23 +23,24 @@ def on_record(tell: Callable[[UsageRecord], None]) -> None:
 
 
 def add_record(session: Session, record: UsageRecord) -> None:
-    """Store a record and count it in its slot, in the caller's transaction.
+    """Store a record and count it in its slots, in the caller's transaction.
 
-    Call it last: the slot's row stays locked until the commit, and whoever waits for it must hold nothing that the
+    Call it last: the slots' rows stay locked until the commit, and whoever waits for them must hold nothing that the
     caller still needs.
     """
     insert_row(session, record)
-    session.connection().execute(
-        _COUNT[session.get_bind().dialect.name],
-        {
-            "account_id": record.account_id,
-            "model": record.model,
-            "slot": slot_of(record.created_at),
-            **dict.fromkeys(OUTCOMES, 0),
-            record.outcome: 1,
-            "amount_mt": record.amount_mt,
-        },
-    )
+    counted = {
+        "account_id": record.account_id,
+        "model": record.model,
+        "slot": slot_of(record.created_at),
+        **dict.fromkeys(OUTCOMES, 0),
+        record.outcome: 1,
+        "amount_mt": record.amount_mt,
+    }
+    connection, dialect = session.connection(), session.get_bind().dialect.name
+    # In this order everywhere: who waits for the second row has the first, and nobody the other way round.
+    connection.execute(_COUNT[dialect], counted)
+    connection.execute(_COUNT_CALLER[dialect], {**counted, "actor": record.actor})
     for tell in _listeners:
         event.listen(session, "after_commit", partial(_tell, tell, record), once=True)
 
@@ -48,11 +49,12 @@ def _tell(tell: Callable[[UsageRecord], None], record: UsageRecord, _session: Se
     tell(record)
 
 
-def _counting(insert: Any) -> Any:
-    counted = insert(_slot)
-    sums = {name: _slot.c[name] + counted.excluded[name] for name in (*OUTCOMES, "amount_mt")}
-    return counted.on_conflict_do_update(index_elements=_slot.primary_key.columns, set_=sums)
+def _counting(insert: Any, slots: Table) -> Any:
+    counted = insert(slots)
+    sums = {name: slots.c[name] + counted.excluded[name] for name in (*OUTCOMES, "amount_mt")}
+    return counted.on_conflict_do_update(index_elements=slots.primary_key.columns, set_=sums)
 
 
-_slot = table_of(UsageSlot)
-_COUNT = {"sqlite": _counting(sqlite.insert), "postgresql": _counting(postgresql.insert)}
+_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_COUNT = {dialect: _counting(insert, table_of(UsageSlot)) for dialect, insert in _INSERTS.items()}
+_COUNT_CALLER = {dialect: _counting(insert, table_of(UsageCallerSlot)) for dialect, insert in _INSERTS.items()}

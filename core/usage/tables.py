@@ -1,4 +1,4 @@
-"""Tables of usage: a record for each image, and the roll-up that the Usage page reads."""
+"""Tables of usage: a record for each image, and the roll-ups that the Usage page reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from sqlmodel import JSON, Column, Field, SQLModel
 from core.db import UTCDateTime, new_id, utcnow
 from core.money import from_millitokens
 
-# Each is a column of `UsageSlot`.
+# Each is a column of the roll-ups.
 OUTCOMES = ("charged", "free", "failed", "cancelled", "interrupted")
+
+_SLOT_NOT_NEGATIVE = (
+    "charged >= 0 AND free >= 0 AND failed >= 0 AND cancelled >= 0 AND interrupted >= 0 AND amount_mt >= 0"
+)
 
 
 class UsageRecord(SQLModel, table=True):
@@ -23,8 +27,6 @@ class UsageRecord(SQLModel, table=True):
         CheckConstraint("amount_mt >= 0", name="usage_amount_not_negative"),
         CheckConstraint("outcome IN ('charged', 'free', 'failed', 'cancelled', 'interrupted')", name="usage_outcome"),
         Index("ix_usage_account_time", "account_id", "created_at"),
-        # A usage by key or person asks for one actor's records.
-        Index("ix_usage_account_actor", "account_id", "actor", "created_at"),
     )
 
     id: str = Field(default_factory=lambda: new_id("use"), primary_key=True)
@@ -72,15 +74,36 @@ class UsageSlot(SQLModel, table=True):
 
     __tablename__ = "usage_slot"
     __table_args__ = (
-        CheckConstraint(
-            "charged >= 0 AND free >= 0 AND failed >= 0 AND cancelled >= 0 AND interrupted >= 0 AND amount_mt >= 0",
-            name="usage_slot_not_negative",
-        ),
+        CheckConstraint(_SLOT_NOT_NEGATIVE, name="usage_slot_not_negative"),
         # The key is the table: a period of one model lies in one piece.
         {"sqlite_with_rowid": False},
     )
 
     account_id: str = Field(primary_key=True, foreign_key="account.id")
+    model: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    charged: int = Field(default=0, sa_type=BigInteger)
+    free: int = Field(default=0, sa_type=BigInteger)
+    failed: int = Field(default=0, sa_type=BigInteger)
+    cancelled: int = Field(default=0, sa_type=BigInteger)
+    interrupted: int = Field(default=0, sa_type=BigInteger)
+    amount_mt: int = Field(default=0, sa_type=BigInteger)
+
+
+class UsageCallerSlot(SQLModel, table=True):
+    """The same by who asked: `actor` is the id of the API key, or of the person on the portal.
+
+    Beside `UsageSlot` and not in its key, so that what is asked of all callers together reads no row for each of them.
+    """
+
+    __tablename__ = "usage_caller_slot"
+    __table_args__ = (
+        CheckConstraint(_SLOT_NOT_NEGATIVE, name="usage_caller_slot_not_negative"),
+        {"sqlite_with_rowid": False},
+    )
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    actor: str = Field(primary_key=True)
     model: str = Field(primary_key=True)
     slot: int = Field(primary_key=True, sa_type=BigInteger)
     charged: int = Field(default=0, sa_type=BigInteger)

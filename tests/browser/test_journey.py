@@ -123,6 +123,7 @@ def test_whole_journey(browser: Browser, server: Server, artifacts: Path) -> Non
     expect(cards.nth(0)).to_have_text("1.350", timeout=30_000)
     expect(cards.nth(2)).to_have_text("2")
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="By API key and person")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of what is shown").click()
     rows = Path(download.value.path()).read_text().splitlines()

@@ -116,6 +116,12 @@ def test_a_batch_by_its_quote(fresh: VisionMeter) -> None:
     report = fresh.usage()
     assert (report.totals.tokens, report.totals.charged, report.totals.free) == (quote.tokens, 5, 1)
     assert sum(day.tokens for day in report.days) == quote.tokens
+    by_key = fresh.usage_by_key()
+    (caller,) = by_key.callers
+    assert (caller.kind, caller.tokens, caller.charged, caller.free) == ("api_key", quote.tokens, 5, 1)
+    assert (by_key.totals, caller.email) == (report.totals, None)
+    assert caller.prefix is not None
+    assert caller.prefix.startswith("vm_")
 
 
 def test_the_other_client_does_the_same(gateway: Gateway, keys: dict[str, str]) -> None:
@@ -312,6 +318,20 @@ def test_a_webhook_is_sent_and_verified(gateway: Gateway, client: VisionMeter) -
     assert datetime.now(UTC) - webhook.timestamp < timedelta(minutes=1)
     with pytest.raises(WebhookError):
         webhooks.verify("whsec_" + "A" * 32, headers, body)
+    # The sender writes down what the receiver has answered.
+    while not (page := client.deliveries(status="delivered")).deliveries and time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+    (delivery,) = page.deliveries
+    assert (delivery.id, delivery.job_id, delivery.url) == (webhook.id, job.id, f"{gateway.web.url}/hook")
+    assert (delivery.attempts, delivery.last_status, delivery.next_attempt_at) == (1, 204, None)
+    assert client.resend(delivery.id).status == "pending"
+    while len(gateway.web.posted) < 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+    again = webhooks.verify(secret, *gateway.web.posted[1])
+    assert (again.id, again.data.id) == (webhook.id, job.id)
+    assert client.deliveries(limit=1, before=delivery.id).deliveries == ()
+    with pytest.raises(NotFoundError):
+        client.resend("msg_0123")
 
 
 # The README ----------------------------------------------------------------------------------------

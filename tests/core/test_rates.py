@@ -150,7 +150,7 @@ def test_a_refusal_says_when_to_come_back(limiters: Limiters) -> None:
     with pytest.raises(RateLimitedError) as caught:
         two.hit_request("key_a")
     assert caught.value.message == "This key may send 5 requests a second: wait a second and send it again."
-    assert caught.value.details == {"limit": "5 requests a second", "retry_after_s": 1}
+    assert caught.value.details == {"limit": "requests_per_s", "limit_max": 5, "retry_after_s": 1}
     time.sleep(caught.value.retry_after_s)
     two.hit_request("key_a")
 

@@ -80,3 +80,39 @@ def test_what_is_wrong_is_said_in_plain_words(customer: Customer, photo_bytes: d
     assert misspelt["errors"] == [{"field": "conf", "message": "there is no such field"}]
     wrong = customer.get("/usage", params={"start": "yesterday"}).json()
     assert wrong["errors"] == [{"field": "start", "message": "a time such as 2026-11-24T10:15:00Z"}]
+
+
+@pytest.mark.parametrize("path", ["/balance", "/jobs", "/receipts.csv", "/nothing"])
+def test_nothing_between_keeps_or_guesses_at_an_answer(customer: Customer, path: str) -> None:
+    """What belongs to an account is stored by no cache, and taken for no other type than it says."""
+    answer = customer.get(path)
+    assert "no-store" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_a_key_may_still_do_stands_in_the_headers(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
+    """`RateLimit-Policy` names both limits and `RateLimit` what is left, exactly; without a key there are none."""
+    key = customer.make_key(name="fresh")
+    first = customer.get("/balance", secret=key.secret)
+    policy = '"requests_per_s";q=10000;w=1, "images_per_minute";q=100000;w=60'
+    assert first.headers["RateLimit-Policy"] == policy
+    # On a slow machine the request's second is over when it is answered.
+    assert re.fullmatch(
+        '"requests_per_s";r=(9999;t=1|10000;t=0), "images_per_minute";r=100000;t=0', first.headers["RateLimit"]
+    )
+    detected = customer.detect(photo_bytes["zidane.jpg"], secret=key.secret)
+    assert detected.status_code == 200
+    assert re.search(r'"images_per_minute";r=99999;t=[1-6]\d?$', detected.headers["RateLimit"])
+    assert "RateLimit" not in customer.client.get("/v1/models").headers
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/jobs?limt=3", "limt"), ("/balance?x=1", "x"), ("/usage?start=2026-11-01T00:00:00Z&ende=2", "ende")],
+)
+def test_a_mistyped_parameter_is_no_silence(customer: Customer, path: str, name: str) -> None:
+    """A query parameter that an address does not know is a 422 that names it, and what there is instead."""
+    answer = customer.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["errors"] == [{"field": name, "message": "there is no such parameter"}]
+    assert customer.get("/jobs?limit=3").status_code == 200

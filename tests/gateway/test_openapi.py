@@ -94,16 +94,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, engine:
 
 
 def make_contract(gateway: Gateway) -> Contract:
-    """Somebody with a finished job, a quote, a result, a receipt and a key."""
+    """Somebody with a finished job, a quote, a result, a receipt, a webhook message and a key."""
     customer = gateway.customer(100_000)
     job = customer.run("/batch", pictures(2)).json()
     quote = customer.run("/quotes", pictures(2, seed=2)).json()
+    told = customer.run("/jobs", pictures(1), webhook_url="https://example.com/visionmeter").json()
+    customer.wait(told["id"])
     ids = {
         "job_id": job["id"],
         "quote_id": quote["id"],
         "result_id": job["results"][0]["id"],
         "receipt_id": job["results"][0]["usage"]["receipt_id"],
         "key_id": customer.make_key().key.id,
+        "delivery_id": customer.get("/webhooks/deliveries").json()["deliveries"][0]["id"],
     }
     return Contract(customer, ids, random.Random(SEED))
 

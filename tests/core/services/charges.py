@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 
 from core.db import utcnow
-from core.identity.tables import User
+from core.identity.callers import Caller
 from core.ledger import ledger
 from core.pricing.book import current_prices
 from core.pricing.tables import Quote, Receipt
@@ -14,7 +14,7 @@ from core.services.application import Application
 
 
 def charge(
-    app: Application, user: User, name: str, *, shape: tuple[int, int] = (64, 64), at: datetime | None = None
+    app: Application, user: Caller, name: str, *, shape: tuple[int, int] = (64, 64), at: datetime | None = None
 ) -> Receipt:
     """One charged picture of `shape` (height, width) at 320 px, with its receipt."""
     at = at or utcnow()

@@ -18,13 +18,16 @@ from sqlalchemy import event
 from core.config import Settings
 from core.db import Database, utcnow
 from core.identity.tables import User
-from core.jobs import jobs
+from core.jobs import deliveries, jobs
 from core.ledger import ledger, roll_up, seal
 from core.pricing.receipts import Cursor, ReceiptFilter
-from core.services import account_view, corrections, limits, receipts, statement, usage_report
+from core.pricing.unrun import sum_stored
+from core.services import account_view, corrections, limits, receipts, retention, statement, usage_report, webhooks
 from core.services.application import Application
+from tests.core.jobs.messages import add_messages
 
-GROWING = {"entry", "entry_slot", "hold", "job", "job_image", "quote", "receipt", "result", "seal", "usage_record"}
+GROWING = {"entry", "entry_slot", "hold", "job", "job_image", "quote", "receipt", "result", "seal", "usage_record",
+           "usage_slot", "usage_caller_slot", "webhook_delivery"}  # fmt: skip
 START, END = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
 USER = User(account_id="acct", is_operator=True)
 MAY = ReceiptFilter("", START, END)
@@ -36,6 +39,7 @@ QUESTIONS: dict[str, Ask] = {
     "open images": lambda app, _session: account_view.count_open_images(app, USER),
     "usage": lambda app, _session: usage_report.report_usage(app, USER, START, END, zone=UTC, models=["a", "b"]),
     "used models": lambda app, _session: usage_report.used_models(app, USER),
+    "usage by key": lambda app, _session: usage_report.report_callers(app, USER, START, END, models=["a", "b"]),
     "usage as CSV": lambda app, _session: list(usage_report.records_csv(app, USER, START, END)),
     "transactions": lambda app, _session: account_view.list_transactions(app, USER, kinds=KINDS, limit=9),
     "top-ups": lambda app, _session: account_view.list_transactions(app, USER, kinds=["top_up"], before_seq=9),
@@ -43,10 +47,13 @@ QUESTIONS: dict[str, Ask] = {
     "receipts": lambda app, _session: receipts.list_receipts(app, USER, MAY, after=Cursor(END, "rcpt_1")),
     "receipt by number": lambda app, _session: receipts.list_receipts(app, USER, ReceiptFilter("rcpt_0123")),
     "receipts by name": lambda app, _session: receipts.list_receipts(app, USER, ReceiptFilter("line", START, END)),
+    "who caused charges": lambda _app, session: ledger.find_actors(session, "acct", [1, 2, 3]),
     "runs": lambda app, _session: account_view.list_jobs(app, USER),
     "progress": lambda _app, session: jobs.get_progress(session, "job"),
     "free repeats": lambda _app, session: jobs.list_free_repeats(session, "acct", "key", limit=9),
     "count of free repeats": lambda _app, session: jobs.count_free_repeats(session, "acct", "key"),
+    "pictures that wait for quotes": lambda _app, session: sum_stored(session, "acct"),
+    "quotes that go": lambda _app, session: retention._remove(session, utcnow()),
     "results of a quote": lambda _app, session: jobs.find_results(session, "acct", ["a", "b"]),
     "work under way": lambda _app, session: ledger.find_taken_keys(session, "acct", ["a", "b"]),
     "statement": lambda app, session: statement.build_statement(app, USER, 2026, 5, zone=UTC),
@@ -60,6 +67,11 @@ QUESTIONS: dict[str, Ask] = {
     "own jobs": lambda _app, session: [jobs.running_jobs(session, "me"), jobs.renew_jobs(session, "me", lease_s=9)],
     "lost images": lambda _app, session: jobs.images_started_before(session, "me", utcnow() - timedelta(hours=1)),
     "unsealed": lambda _app, session: [seal.unsealed_accounts(session), seal.get_head(session, "acct")],
+    "webhooks": lambda app, _session: webhooks.list_deliveries(app, USER, limit=9, before=(END, "msg_1")),
+    "webhooks pending": lambda app, _session: webhooks.list_deliveries(app, USER, status="pending", limit=9),
+    "webhooks given up": lambda app, _session: webhooks.list_deliveries(app, USER, status="given_up", limit=9),
+    "whose turn": lambda _app, session: deliveries.has_claimable_delivery(session, utcnow(), prompt_only=True),
+    "next webhook": lambda _app, session: deliveries.claim_delivery(session, utcnow()),
     "not summed": lambda _app, session: [roll_up.behind_accounts(session), roll_up.roll_up_entries(session, "acct")],
 }
 # Where SQLite has a choice between two indexes and would take the one through all that the account ever did.
@@ -67,10 +79,19 @@ MUST_USE = {
     "top-ups": "ix_entry_not_usage (account_id=? AND seq<?)",
     "free repeats": "ix_job_image_charge_key (charge_key=? AND status=?)",
     "count of free repeats": "ix_job_image_charge_key (charge_key=? AND status=?)",
+    "pictures that wait for quotes": "COVERING INDEX ix_quote_stored (account_id=?)",
+    "quotes that go": "ix_quote_unrun (expires_at<?)",
     "work under way": "uq_hold_charge_key (account_id=? AND charge_key=?)",
     "charge by number": "ix_entry_hold_id (hold_id=?)",
     "receipts by name": "COVERING INDEX ix_receipt_account (account_id=? AND created_at>? AND created_at<?)",
     "usage": "PRIMARY KEY (account_id=? AND model=? AND slot>? AND slot<?)",
+    "usage by key": "PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>? AND slot<?)",
+    "who caused charges": "(account_id=? AND seq=?)",
+    "webhooks": "ix_webhook_account (account_id=? AND created_at<?)",
+    "webhooks pending": "ix_webhook_pending (account_id=?)",
+    "webhooks given up": "ix_webhook_given_up (account_id=?)",
+    "whose turn": "ix_webhook_turn (account_id=?",
+    "next webhook": "ix_webhook_turn (account_id=? AND next_attempt_at<?)",
 }
 
 
@@ -81,6 +102,8 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     db.migrate()
     with db.write() as session:
         ledger.open_account(session, "Ann").id = "acct"
+    # Of the queries that claim a webhook, the second asks for what the first has found.
+    add_messages(db, "acct", "https://example.com/hook")
     yield Application(Settings(_env_file=None), db, *(SimpleNamespace() for _part in range(5)))
     db.close()
 

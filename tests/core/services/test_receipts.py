@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from core.errors import ReceiptNotFoundError
+from core.identity.callers import ApiCaller
 from core.identity.tables import User
 from core.pricing.receipts import Cursor, ReceiptFilter
-from core.services import audit, corrections, receipts
+from core.services import api_keys, audit, corrections, receipts
+from core.services.api_key_settings import KeySettings
 from core.services.application import Application
 from core.services.job_runner import JobRunner
 from core.services.receipt_document import receipt_json
@@ -155,6 +157,20 @@ def test_the_csv_is_the_list(any_app: Application, sign_up: SignUp, monkeypatch:
     oldest = rows[-1]
     assert (oldest["charged_tokens"], oldest["refunded_tokens"], oldest["net_tokens"]) == ("0.250", "0.050", "0.200")
     assert oldest["time_utc"] == "2026-10-01T00:00:00+00:00"
+
+
+def test_the_csv_names_who_caused_each_charge(any_app: Application, sign_up: SignUp) -> None:
+    """A person by his address, a key by its name and prefix, also when it ended; a name like a formula is guarded."""
+    ann = sign_up(any_app)
+    made = api_keys.create_key(any_app, ann, KeySettings("=cmd|' /C calc'!A0"))
+    charge(any_app, ann, "portal.jpg", at=START)
+    charge(any_app, ApiCaller(made.key), "camera.jpg", at=START + timedelta(seconds=1))
+    api_keys.revoke_key(any_app, ann, made.key.id)
+    rows = list(csv.DictReader("".join(receipts.receipts_csv(any_app, ann, ReceiptFilter())).splitlines()))
+    assert [(row["picture"], row["caller"], row["caller_id"]) for row in rows] == [
+        ("camera.jpg", f"'=cmd|' /C calc'!A0 ({made.key.prefix}…)", made.key.id),
+        ("portal.jpg", ann.email, ann.id),
+    ]
 
 
 # One receipt ---------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from sqlmodel import select
 from core import errors
 from core.db import utcnow
 from core.fetch.webhook_signing import verify
+from core.identity.audit_log import list_events
 from core.identity.tables import User
 from core.jobs.blobs import hash_bytes
-from core.jobs.deliveries import ATTEMPTS_MAX, PAUSES
+from core.jobs.deliveries import ATTEMPTS_MAX, PAUSES, claim_delivery
 from core.jobs.tables import WebhookDelivery
 from core.services import api_keys, team, webhooks
 from core.services.api_key_settings import KeySettings
@@ -28,6 +29,7 @@ from core.services.metered_detection import submit_quote
 from core.services.run_report import RunReport
 from core.services.webhooks import WebhookSender, deliver_next
 from tests.conftest import OpenApp
+from tests.core.jobs.messages import end_pauses
 from tests.core.services.helpers import change, pictures, quote, wait
 
 
@@ -110,7 +112,7 @@ def delivery_of(app: Application, job_id: str) -> WebhookDelivery:
 
 def make_due(app: Application) -> None:
     """Let every pause be over."""
-    change(app, "UPDATE webhook_delivery SET next_attempt_at = '2001-01-01 00:00:00.000000'")
+    end_pauses(app.db)
 
 
 def test_a_message_is_signed_and_sent_once(app: Application, ann: User, receiver: Receiver) -> None:
@@ -217,17 +219,26 @@ def test_an_address_that_became_private(app: Application, ann: User, open_app: O
 def test_a_sender_that_died_is_followed_by_another(app: Application, ann: User, receiver: Receiver) -> None:
     """A crash between claiming and sending loses nothing: the message is due again after its pause."""
     job_id = finish_job(app, ann, receiver.url)
-
-    def die(_delivery: WebhookDelivery, _report: RunReport) -> bytes:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        deliver_next(app, die)
-    assert receiver.got == []
+    with app.db.write() as session:
+        assert claim_delivery(session, utcnow()) is not None
     assert deliver_next(app, make_body) is None
     make_due(app)
     assert deliver_next(app, make_body) == "delivered"
     assert delivery_of(app, job_id).attempts == 2
+
+
+def test_a_message_that_cannot_be_made_keeps_nobody_waiting(app: Application, ann: User, receiver: Receiver) -> None:
+    """A failure of ours counts as an attempt, and the account's next message is sent at once."""
+    broken, good = (finish_job(app, ann, receiver.url, seed=seed) for seed in (4, 5))
+
+    def fail(_delivery: WebhookDelivery, _report: RunReport) -> bytes:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        deliver_next(app, fail)
+    assert deliver_next(app, make_body) == "delivered"
+    assert (delivery_of(app, broken).status, delivery_of(app, good).status) == ("pending", "delivered")
+    assert delivery_of(app, broken).attempts == 1
 
 
 def test_many_senders_send_each_message_once(app: Application, ann: User, receiver: Receiver) -> None:
@@ -237,7 +248,7 @@ def test_many_senders_send_each_message_once(app: Application, ann: User, receiv
     with ThreadPoolExecutor(6) as pool:
         outcomes = list(pool.map(lambda _n: deliver_next(app, make_body), range(12)))
     while (outcome := deliver_next(app, make_body)) is not None:
-        outcomes.append(outcome)  # on PostgreSQL a row that another one holds is passed over
+        outcomes.append(outcome)  # of an account one is in hand at a time: some found nothing to do
     assert [outcome for outcome in outcomes if outcome] == ["delivered"] * 5
     assert len({headers["webhook-id"] for _, headers, _ in receiver.got}) == len(receiver.got) == 5
 
@@ -260,6 +271,40 @@ def test_the_threads_deliver(app: Application, ann: User, receiver: Receiver) ->
         sender.stop()
     assert told == ["delivered"]
     assert not any(thread.name.startswith("webhooks-") and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_a_message_is_sent_again(app: Application, ann: User, receiver: Receiver) -> None:
+    """Under the same id and with the same body, whether it was received or given up; each time is on the record."""
+    receiver.statuses = [204, 410, 204]
+    job_id = finish_job(app, ann, receiver.url)
+    assert deliver_next(app, make_body) == "delivered"
+    message = delivery_of(app, job_id)
+    program = api_keys.authenticate(app, api_keys.create_key(app, ann, KeySettings("p")).secret, None)
+    assert webhooks.resend(app, ann, message.id).status == "pending"
+    assert webhooks.resend(app, ann, message.id).attempts == 0, "again while it is on its way"
+    assert deliver_next(app, make_body) == "given_up"
+    assert webhooks.resend(app, program, message.id).status == "pending"
+    assert deliver_next(app, make_body) == "delivered"
+    assert deliver_next(app, make_body) is None
+    assert [headers["webhook-id"] for _, headers, _ in receiver.got] == [message.id] * 3
+    assert len({body for _, _, body in receiver.got}) == 1
+    with app.db.read() as session:
+        events = list_events(session, account_id=ann.account_id)
+    resent = [(event.actor, event.subject) for event in events if event.action == "webhook.resend"]
+    assert resent == [(program.id, message.id), (ann.id, message.id)]
+
+
+def test_who_may_send_again(app: Application, ann: User, sign_up: Callable[..., User], receiver: Receiver) -> None:
+    """Members and keys of the account that has the message; a viewer may look, and a stranger sees nothing."""
+    message = delivery_of(app, finish_job(app, ann, receiver.url))
+    stranger = sign_up(app, "bob@example.com")
+    with pytest.raises(errors.DeliveryNotFoundError):
+        webhooks.resend(app, stranger, message.id)
+    assert webhooks.list_deliveries(app, stranger, limit=9) == []
+    change(app, "UPDATE user_ SET role = 'viewer' WHERE id = :id", id=ann.id)
+    with pytest.raises(errors.RoleNeededError):
+        webhooks.resend(app, ann, message.id)
+    assert [one.id for one in webhooks.list_deliveries(app, ann, limit=9)] == [message.id]
 
 
 def test_who_may_read_the_secret(app: Application, ann: User, sign_up: Callable[..., User]) -> None:

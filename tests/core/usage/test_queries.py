@@ -162,6 +162,48 @@ def test_the_roll_up_says_what_the_records_say(db: Database) -> None:
     assert compared > 2000
 
 
+def test_usage_by_caller_says_what_the_records_say(db: Database) -> None:
+    """Random images of five callers, two accounts and three models: every sum of every caller, in order."""
+    print(f"seed {SEED}")  # noqa: T201  # pytest shows it when the test fails
+    draw = random.Random(SEED)
+    with db.write() as session:
+        mine, other = (ledger.open_account(session, name).id for name in ("Ann", "Bob"))
+        drawn = draw_records(draw, (mine, other))
+        for one in drawn:
+            one.actor = draw.choice(("key_1", "key_2", "key_3", "user_1", "user_2"))
+            add_record(session, one)
+    with db.read() as session:
+        for number in range(40):
+            start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * draw.randrange(300 * 96))
+            end = start + timedelta(minutes=15 * draw.randint(1, 100 * 96))
+            models = draw.choice((None, ["yolov8n"], ["yolov8s", "yolov8l"])) if number else []
+            expected: dict[str, Counter[str]] = {}
+            for one in drawn:
+                if (
+                    one.account_id == mine
+                    and start <= one.created_at < end
+                    and one.model in (models or ("yolov8n", "yolov8s", "yolov8l"))
+                ):
+                    sums = expected.setdefault(one.actor, Counter())
+                    sums.update({one.outcome: 1, "images": 1, "mt": one.amount_mt})
+            if number == 0:
+                expected = {}
+            found = queries.sum_callers(session, mine, start, end, models=models)
+            assert {one.actor: one.totals for one in found} == {
+                actor: queries.Totals(
+                    sums["mt"], sums["images"], sums["charged"], sums["free"],
+                    sums["images"] - sums["charged"] - sums["free"],
+                )
+                for actor, sums in expected.items()
+            }  # fmt: skip
+            assert [one.totals.amount_mt for one in found] == sorted(
+                (one.totals.amount_mt for one in found), reverse=True
+            )
+        assert queries.used_actors(session, mine) == ["key_1", "key_2", "key_3", "user_1", "user_2"]
+        with pytest.raises(ValueError, match="quarter"):
+            queries.sum_callers(session, mine, NOON + timedelta(minutes=1), NOON + timedelta(days=1))
+
+
 def test_every_record_is_counted_once(db: Database) -> None:
     """Many records of one quarter of an hour are one row; a record whose transaction fails leaves no trace in it."""
     with db.write() as session:

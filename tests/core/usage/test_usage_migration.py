@@ -17,7 +17,7 @@ from core.db import Database
 from core.slots import slot_of
 from core.usage import queries
 from core.usage.records import add_record
-from core.usage.tables import UsageRecord, UsageSlot
+from core.usage.tables import UsageCallerSlot, UsageRecord, UsageSlot
 
 QUARTER = datetime(2026, 11, 23, 18, 15, tzinfo=UTC)
 # Model, outcome, milli-tokens and time of what was recorded before there was a roll-up.
@@ -73,10 +73,16 @@ def old_db(database_url: str) -> Iterator[Database]:
 
 
 def slots(database: Database) -> list[dict[str, Any]]:
-    """The rows of the roll-up."""
+    """The rows of the roll-up, which that by caller has as well."""
     with database.read() as session:
         rows = session.exec(select(UsageSlot).order_by(col(UsageSlot.model), col(UsageSlot.slot))).all()
-    return [row.model_dump() for row in rows]
+        by_caller = session.exec(
+            select(UsageCallerSlot).order_by(col(UsageCallerSlot.model), col(UsageCallerSlot.slot))
+        ).all()
+    counted = [row.model_dump() for row in rows]
+    # All records are Ann's.
+    assert [row.model_dump() for row in by_caller] == [{**row, "actor": "ann"} for row in counted]
+    return counted
 
 
 def test_old_records_are_counted(old_db: Database) -> None:
@@ -93,6 +99,7 @@ def test_old_records_are_counted(old_db: Database) -> None:
     with old_db.write() as session:
         records = session.exec(select(UsageRecord)).all()
         session.connection().execute(text("DELETE FROM usage_slot"))
+        session.connection().execute(text("DELETE FROM usage_caller_slot"))
         for record in records:
             copy = UsageRecord.model_validate({**record.model_dump(), "id": f"{record.id}_again"})
             add_record(session, copy)
@@ -117,6 +124,6 @@ def test_down_and_up_again(old_db: Database) -> None:
     migrate(old_db, "head")
     counted = slots(old_db)
     migrate(old_db, "-0003")
-    assert "usage_slot" not in inspect(old_db.engine).get_table_names()
+    assert not {"usage_slot", "usage_caller_slot"} & set(inspect(old_db.engine).get_table_names())
     migrate(old_db, "head")
     assert slots(old_db) == counted

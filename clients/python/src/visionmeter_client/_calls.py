@@ -15,12 +15,15 @@ from visionmeter_client._reading import load_json, read
 from visionmeter_client._request import Request, reader, spending
 from visionmeter_client.answers import (
     Balance,
+    Delivery,
+    DeliveryPage,
     DetectionResult,
     Job,
     Model,
     Quote,
     Receipt,
     StoredResult,
+    UsageByKey,
     UsageReport,
 )
 
@@ -144,8 +147,24 @@ def balance() -> Request[Balance]:
 
 def usage(start: date | datetime | None, end: date | datetime | None) -> Request[UsageReport]:
     """What was used in `start` ≤ t < `end`."""
-    query = {name: moment.isoformat() for name, moment in (("start", start), ("end", end)) if moment is not None}
-    return Request("GET", "/usage", reader(UsageReport), query=query)
+    return Request("GET", "/usage", reader(UsageReport), query=_period(start, end))
+
+
+def usage_by_key(start: date | datetime | None, end: date | datetime | None) -> Request[UsageByKey]:
+    """The same by who asked."""
+    return Request("GET", "/usage", reader(UsageByKey), query={"by": "key", **_period(start, end)})
+
+
+def deliveries(limit: int | None, before: str | None, status: str | None) -> Request[DeliveryPage]:
+    """The newest webhook messages."""
+    given = {"limit": limit, "before": before, "status": status}
+    query = {name: str(value) for name, value in given.items() if value is not None}
+    return Request("GET", "/webhooks/deliveries", reader(DeliveryPage), query=query)
+
+
+def resend(delivery_id: str) -> Request[Delivery]:
+    """Send a webhook message again."""
+    return Request("POST", f"/webhooks/deliveries/{_segment(delivery_id)}/resend", reader(Delivery))
 
 
 def models() -> Request[tuple[Model, ...]]:
@@ -173,6 +192,10 @@ def _as_text(wanted: Parameters) -> dict[str, str]:
 
 def _filters(confidence: float | None, classes: Sequence[str] | None) -> dict[str, str]:
     return _as_text(parameters(None, None, confidence, classes))
+
+
+def _period(start: date | datetime | None, end: date | datetime | None) -> dict[str, str]:
+    return {name: moment.isoformat() for name, moment in (("start", start), ("end", end)) if moment is not None}
 
 
 def _segment(identifier: str) -> str:

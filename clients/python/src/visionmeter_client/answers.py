@@ -232,6 +232,59 @@ class UsageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerUsage(UsageTotals):
+    """What one API key used (`kind` is `api_key`), or one person on the portal (`person`, with an `email`).
+
+    A key that was rotated has another `id`, and a line of its own.
+    """
+
+    id: str
+    kind: str
+    name: str | None
+    prefix: str | None
+    email: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageByKey:
+    """What was used in `start` ≤ t < `end`, by who asked; who used most comes first."""
+
+    start: datetime
+    end: datetime
+    time_zone: str
+    totals: UsageTotals
+    callers: tuple[CallerUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message to a job's `webhook_url`: `status` is pending, delivered or given_up.
+
+    `id` is the `webhook-id` that the receiver gets at every attempt. `last_status` is what it answered last, None where
+    nobody did; `next_attempt_at` is None once the message was delivered or given up.
+    """
+
+    id: str
+    job_id: str
+    url: str
+    status: str
+    attempts: int
+    last_status: int | None
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+    given_up_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Messages, newest first. `next` is what `before` takes for the page after it, None on the last."""
+
+    deliveries: tuple[Delivery, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that can be asked for. `beta` is its rate in the price; `state` says whether it can run."""
 

@@ -18,7 +18,19 @@ from visionmeter_client._images import ImageSource
 from visionmeter_client._problems import error_of, unreachable
 from visionmeter_client._request import Request
 from visionmeter_client._retry import pause_before_retry_s
-from visionmeter_client.answers import Balance, DetectionResult, Job, Model, Quote, Receipt, StoredResult, UsageReport
+from visionmeter_client.answers import (
+    Balance,
+    Delivery,
+    DeliveryPage,
+    DetectionResult,
+    Job,
+    Model,
+    Quote,
+    Receipt,
+    StoredResult,
+    UsageByKey,
+    UsageReport,
+)
 from visionmeter_client.errors import ApiError, UnreachableError
 
 T = TypeVar("T")
@@ -237,6 +249,20 @@ class VisionMeter:
     def usage(self, start: date | datetime | None = None, end: date | datetime | None = None) -> UsageReport:
         """What was used in `start` ≤ t < `end`."""
         return self._send(calls.usage(start, end))
+
+    def usage_by_key(self, start: date | datetime | None = None, end: date | datetime | None = None) -> UsageByKey:
+        """The same by who asked: each API key, and each person on the portal."""
+        return self._send(calls.usage_by_key(start, end))
+
+    def deliveries(
+        self, *, limit: int | None = None, before: str | None = None, status: str | None = None
+    ) -> DeliveryPage:
+        """The newest webhook messages, also only those that are `pending`, `delivered` or `given_up`."""
+        return self._send(calls.deliveries(limit, before, status))
+
+    def resend(self, delivery_id: str) -> Delivery:
+        """Send a webhook message again that was delivered or given up, at once and under the same id."""
+        return self._send(calls.resend(delivery_id))
 
     def models(self) -> tuple[Model, ...]:
         """The models that can be asked for; needs no key."""
