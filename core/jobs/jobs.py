@@ -199,20 +199,26 @@ def running_jobs(session: Session, runner: str) -> Sequence[Job]:
     return session.exec(select(Job).where(Job.runner == runner, Job.status == "running")).all()
 
 
-def claim_image(session: Session, runner: str) -> tuple[Job, JobImage] | None:
+def claim_image(session: Session, runner: str, served: Mapping[str, int]) -> tuple[Job, JobImage] | None:
     """The next image of this runner's jobs, marked `running`; None when there is nothing to do.
 
-    Jobs take turns: all first images come before all second ones, so a batch of a hundred does not make a
-    single picture wait for the whole of it.
+    Accounts take turns: the one that was `served` longest ago (by any number that rises) comes first, whether the
+    others have a batch of a thousand or a thousand batches of one. Of an account's jobs, all first images come before
+    all second ones.
     """
-    row = session.exec(
-        select(Job, JobImage)
-        .join(JobImage, col(JobImage.job_id) == col(Job.id))
-        .where(Job.runner == runner, Job.status == "running", JobImage.status == "queued", _can_start())
-        .order_by(col(JobImage.position), col(Job.created_at))
-        .limit(1)
-    ).first()
-    if row is None:
+    accounts = set(session.exec(select(Job.account_id).where(Job.runner == runner, Job.status == "running")))
+    for account_id in sorted(accounts, key=lambda one: (served.get(one, 0), one)):
+        row = session.exec(
+            select(Job, JobImage)
+            .join(JobImage, col(JobImage.job_id) == col(Job.id))
+            .where(Job.runner == runner, Job.status == "running", Job.account_id == account_id)
+            .where(JobImage.status == "queued", _can_start())
+            .order_by(col(JobImage.position), col(Job.created_at))
+            .limit(1)
+        ).first()
+        if row is not None:
+            break
+    else:
         return None
     job, image = row
     claimed = session.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
@@ -36,6 +37,9 @@ class JobRunner:
         self._app = app
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = threading.Event()
+        # When each account was served last, by a number that rises: accounts take turns.
+        self._served: dict[str, int] = {}
+        self._turns = itertools.count(1)
         # The images that a thread works on at this moment, by id, and since when.
         self._in_hand: dict[str, datetime] = {}
         self._threads = [
@@ -98,7 +102,10 @@ class JobRunner:
                 return None
         with self._app.db.write() as session:
             jobs.adopt_queued_jobs(session, self.name, lease_s=self._app.settings.hold_lease_s)
-            return jobs.claim_image(session, self.name)
+            claimed = jobs.claim_image(session, self.name, self._served)
+            if claimed is not None:
+                self._served[claimed[0].account_id] = next(self._turns)
+            return claimed
 
     def _keep(self) -> None:
         settings = self._app.settings

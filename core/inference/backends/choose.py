@@ -24,34 +24,36 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def open_backend(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
+    """The network of a version in one back end. Raises `WeightsRefusedError`, and whatever a package raises."""
+    if name == "openvino":
+        from core.inference.backends.openvino_network import open_openvino
+
+        return open_openvino(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
+    if name == "onnxruntime":
+        from core.inference.backends.onnx_network import open_onnx
+
+        return open_onnx(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
+    from core.inference.backends.torch_network import open_torch
+
+    return open_torch(version.path, version.sha256, device=device, cores=cores)
+
+
 def open_networks(
     device: torch.device, *, cache_dir: Path, backend: Backend = "auto"
 ) -> Callable[[ModelVersion], Network]:
     """What opens the network of a version on a device; converted ones are kept in `cache_dir`.
 
-    `auto` takes OpenVINO on a processor, ONNX Runtime where that does not work, and torch where neither does and on every
-    other device.
+    `auto` takes OpenVINO on a processor, ONNX Runtime where that does not work, and torch where neither does and on
+    every other device. `core.inference.backends.probe` measures which is the fastest here.
     """
     cores = count_cores()
-
-    def open_one(version: ModelVersion, name: str) -> Network:
-        if name == "openvino":
-            from core.inference.backends.openvino_network import open_openvino
-
-            return open_openvino(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
-        if name == "onnxruntime":
-            from core.inference.backends.onnx_network import open_onnx
-
-            return open_onnx(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
-        from core.inference.backends.torch_network import open_torch
-
-        return open_torch(version.path, version.sha256, device=device, cores=cores)
 
     def open_network(version: ModelVersion) -> Network:
         wanted = (backend,) if backend != "auto" else ("openvino", "onnxruntime") if device.type == "cpu" else ()
         for name in wanted:
             try:
-                return open_one(version, name)
+                return open_backend(name, version, device=device, cache_dir=cache_dir, cores=cores)
             except WeightsRefusedError:
                 raise
             except Exception as error:
@@ -60,6 +62,6 @@ def open_networks(
                 if backend != "auto":
                     raise
                 log.warning("%s cannot run %s: %s", name, version.model.name, error)
-        return open_one(version, "torch")
+        return open_backend("torch", version, device=device, cache_dir=cache_dir, cores=cores)
 
     return open_network

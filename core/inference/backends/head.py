@@ -12,6 +12,10 @@ from core.inference.backends.network import NetworkFacts
 from core.inference.weights import load_network
 
 
+class NotConvertibleError(Exception):
+    """A network that runs in torch only."""
+
+
 class FlatNetwork(torch.nn.Module):
     """`(B, 3, H, W)` to a tuple of tensors, whatever lists and dictionaries the head makes."""
 
@@ -27,7 +31,7 @@ class FlatNetwork(torch.nn.Module):
 def load_flat(path: Path, expected_sha256: str, device: torch.device, *, form: str) -> tuple[FlatNetwork, NetworkFacts]:
     """A fused network, its head set as Ultralytics' exporter sets it for `form` ("torchscript", "openvino", "onnx").
 
-    Raises `WeightsRefusedError` as `load_network` does.
+    Raises `WeightsRefusedError` as `load_network` does, and `NotConvertibleError` where a converted one would fail.
     """
     network, names = load_network(path, expected_sha256, device)
     for module in network.modules():
@@ -37,6 +41,9 @@ def load_flat(path: Path, expected_sha256: str, device: torch.device, *, form: s
             head.export, head.dynamic, head.format, head.shape = True, True, form, None
     known: Any = network
     facts = NetworkFacts(names, str(known.task), bool(getattr(known, "end2end", False)))
+    if facts.end2end and form != "torchscript":
+        # Converted, it would take the best 300 candidates of any input, and a small one has fewer.
+        raise NotConvertibleError(f"{path.name} ranks its detections itself: it runs in torch")
     return FlatNetwork(network).eval(), facts
 
 

@@ -67,7 +67,8 @@ class OnnxNetwork:
 def open_onnx(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OnnxNetwork:
     """The network of a weights file, exported if it is not in `cache_dir` yet.
 
-    Raises `ImportError` without ONNX Runtime, `WeightsRefusedError`, `OSError` where the folder cannot be written.
+    Raises `ImportError` without ONNX Runtime, `NotConvertibleError`, `WeightsRefusedError`, and `OSError` where the
+    folder cannot be written.
     """
     import onnxruntime
 

@@ -96,7 +96,8 @@ class OpenVinoNetwork:
 def open_openvino(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OpenVinoNetwork:
     """The network of a weights file, converted if it is not in `cache_dir` yet.
 
-    Raises `ImportError` without OpenVINO, `WeightsRefusedError`, `OSError` where the folder cannot be written.
+    Raises `ImportError` without OpenVINO, `NotConvertibleError`, `WeightsRefusedError`, and `OSError` where the folder
+    cannot be written.
     """
     openvino = _openvino()
     require_weights(path, sha256)
@@ -110,9 +111,9 @@ def _convert(path: Path, sha256: str, folder: Path) -> NetworkFacts:
     network, facts = load_flat(path, sha256, torch.device("cpu"), form="openvino")
     example = torch.zeros(TRACE_SHAPE)
     with warnings.catch_warnings(), torch.no_grad():
-        # Tracing is deprecated in torch and is what OpenVINO takes; the tracer notes each Python number that it meets.
+        # Tracing is deprecated in torch, untyped, and what OpenVINO takes; it notes each Python number that it meets.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, example, strict=False, check_trace=False)
+        traced: Any = torch.jit.trace(network, example, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(traced, example_input=example)
     # As Ultralytics' exporter, but in full precision: `compress_to_fp16` is on unless it is said.
     model.reshape([-1, 3, -1, -1])

@@ -389,7 +389,7 @@ def test_lease_lost_while_the_model_ran(app: Application, ann: User) -> None:
     submit(app, ann, quote(app, ann, files), files)
     with app.db.write() as session:
         jobs.adopt_queued_jobs(session, "me", lease_s=60)
-        claimed = jobs.claim_image(session, "me")
+        claimed = jobs.claim_image(session, "me", {})
     assert claimed is not None
     change(app, "UPDATE hold SET expires_at = '2001-01-01 00:00:00.000000'")
     with app.db.write() as session:
@@ -427,6 +427,20 @@ def test_jobs_take_turns(open_app: OpenApp, sign_up: Callable[..., User], start_
     wait(app, bob, small)
     assert account_view.get_job(app, ann, large.id).progress.done < 10
     assert statuses(wait(app, ann, large)) == ["charged"] * 30
+
+
+def test_accounts_take_turns(open_app: OpenApp, sign_up: Callable[..., User], start_runner: StartRunner) -> None:
+    """Thirty jobs of one picture each are one customer: another's single picture does not wait for them."""
+    app = open_app(runner_threads=1)
+    ann, bob = sign_up(app, "ann@example.com"), sign_up(app, "bob@example.com")
+    many, one = pictures(30), pictures(1, seed=5)
+    alone = [{name: data} for name, data in many.items()]
+    mine = [submit(app, ann, quote(app, ann, files), files) for files in alone]
+    small = submit(app, bob, quote(app, bob, one), one)
+    start_runner(app)
+    wait(app, bob, small)
+    assert sum(account_view.get_job(app, ann, job.id).progress.done for job in mine) < 10
+    assert [statuses(wait(app, ann, job)) for job in mine] == [["charged"]] * 30
 
 
 def test_two_runners_share_without_double_work(app: Application, ann: User, start_runner: StartRunner) -> None:

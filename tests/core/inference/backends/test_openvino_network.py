@@ -1,0 +1,84 @@
+"""OpenVINO in a process of its own: no telemetry, no deadlock of first calls, memory that stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from core.inference.backends.network import Network
+from core.inference.registry import ModelVersion
+
+ROOT = Path(__file__).parents[4]
+PREPARE = """
+import sys, threading
+import numpy as np, torch, torchvision
+from pathlib import Path
+from core.inference.backends.openvino_network import open_openvino
+weights, sha256, cache_dir = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+"""
+
+
+@pytest.fixture
+def run_afresh(version: ModelVersion, networks: dict[str, Network], cache_dir: Path):
+    """Runs code in a new process in which the embedded model's converted network is at hand; gives what it prints."""
+    assert "openvino" in networks
+
+    def run(code: str) -> str:
+        command = [sys.executable, "-c", PREPARE + textwrap.dedent(code)]
+        arguments = [str(version.path), version.sha256, str(cache_dir)]
+        done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
+
+
+def test_first_calls_at_once_do_not_wait_for_each_other_for_ever(run_afresh) -> None:
+    """Four networks opened and called by four threads at once in a new process: all of them come back."""
+    code = """
+    sys.setswitchinterval(1e-6)
+    picture = np.zeros((1, 3, 64, 64), np.float32)
+    def work():
+        network = open_openvino(weights, sha256, cache_dir=cache_dir, cores=2)
+        threads = [threading.Thread(target=network.forward, args=(picture,)) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    print("all back")
+    """
+    assert run_afresh(code) == "all back"
+
+
+def test_no_telemetry(run_afresh) -> None:
+    """OpenVINO's stub stands where its telemetry would, and the package that sends is not loaded."""
+    code = """
+    open_openvino(weights, sha256, cache_dir=cache_dir, cores=2)
+    from openvino.tools.ovc import telemetry_utils
+    print(telemetry_utils.tm.__name__, [name for name in sys.modules if name.startswith("openvino_telemetry.")])
+    """
+    assert run_afresh(code) == "openvino.tools.ovc.telemetry_stub []"
+
+
+def test_memory_stays_however_many_shapes(run_afresh) -> None:
+    """After 60 shapes, the next 120 add less than 5 %: what is prepared for a shape does not pile up."""
+    code = """
+    import gc, psutil
+    network = open_openvino(weights, sha256, cache_dir=cache_dir, cores=1)
+    shapes = [(height * 32, width * 32) for height in range(2, 14) for width in range(2, 17)]
+    np.random.default_rng(3).shuffle(shapes)
+    shapes.sort(key=lambda shape: shape != (416, 512))
+    used = []
+    for number, (height, width) in enumerate(shapes):
+        network.forward(np.zeros((1, 3, height, width), np.float32))
+        if number in (59, 179):
+            gc.collect()
+            used.append(psutil.Process().memory_info().rss)
+    print(used[1] / used[0])
+    """
+    assert float(run_afresh(code)) < 1.05
