@@ -45,9 +45,14 @@ MODEL = "yolov8s-fall"
 PASSWORD = "correct horse battery"
 
 
+# Before xdist's and pytest's own, which select by marker.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests come last: Playwright leaves an event loop running in the thread of the tests."""
     items.sort(key=lambda item: "browser" in item.path.parts)
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.hookimpl(wrapper=True)

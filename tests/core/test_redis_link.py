@@ -18,6 +18,8 @@ from core.redis_link import CLOSED, HALF_OPEN, OPEN, RedisLink, RedisUnavailable
 from tests.redis_server import PATIENCE_S, RedisServer, running_redis
 
 # What a wait of 50 ms may take on a machine that does other things too.
+pytestmark = pytest.mark.alone
+
 SLOW_S = 0.06
 NOISE_S = 0.5
 OPEN_S = 0.3

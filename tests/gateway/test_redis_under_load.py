@@ -22,6 +22,8 @@ from tests.gateway.hostile_images import png
 from tests.gateway.server import GatewayServer, gateway_server, make_key
 from tests.redis_server import RedisServer, running_redis
 
+pytestmark = pytest.mark.alone
+
 SEED = 20_261_124
 THREADS = 8
 # The account can pay for so many of the pictures that are sent; each costs 0.250 at 320 pixels.

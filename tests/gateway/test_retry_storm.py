@@ -26,6 +26,8 @@ from tests.conftest import empty_database
 from tests.gateway.hostile_images import png
 from tests.gateway.server import GatewayServer, gateway_server, make_key
 
+pytestmark = pytest.mark.alone
+
 SEED = 61_807
 # In two halves, so that what the second one leaves open beyond the first is a leak.
 CLIENTS = 200
