@@ -40,7 +40,6 @@ def run_afresh(version: ModelVersion, networks: dict[str, Network], cache_dir: P
 def test_first_calls_at_once_do_not_wait_for_each_other_for_ever(run_afresh) -> None:
     """Four networks opened and called by four threads at once in a new process: all of them come back."""
     code = """
-    sys.setswitchinterval(1e-6)
     picture = np.zeros((1, 3, 64, 64), np.float32)
     def work():
         network = open_openvino(weights, sha256, cache_dir=cache_dir, cores=2)

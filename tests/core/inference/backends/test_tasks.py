@@ -18,6 +18,7 @@ from core.inference.registry import ModelVersion
 from core.inference.weights import hash_file
 
 CPU = torch.device("cpu")
+ATOL = 5e-4
 # The shapes at 96 × 160: 315 candidates of three strides.
 CASES = [
     ("yolov8n-seg", "segment", [(1, 116, 315), (1, 32, 24, 40)]),
@@ -38,7 +39,7 @@ def weights_of(name: str, folder: Path, *, end2end: bool = False) -> Path:
             # Ultralytics' own start is so small that every picture gives the same.
             torch.nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.weight, std=50)
     if end2end:
         yolo.model.end2end = True
     path = folder / f"{name}.pt"
@@ -59,7 +60,7 @@ def test_outputs_of_every_task(tmp_path: Path, name: str, task: str, shapes: lis
     expected = [reference.forward(batch) for batch in batches]
     assert [output.shape for output in expected[0]] == shapes
     other = reference.forward(np.zeros_like(batches[0]))[0]
-    assert np.abs(other - expected[0][0]).max() > 0.1 * np.abs(other[:, 4:]).max()
+    assert np.abs(other - expected[0][0]).max() > 10 * ATOL
     for network in (
         open_openvino(path, sha256, cache_dir=tmp_path / "converted", cores=2),
         open_onnx(path, sha256, cache_dir=tmp_path / "converted", cores=2),
@@ -70,7 +71,7 @@ def test_outputs_of_every_task(tmp_path: Path, name: str, task: str, shapes: lis
             assert [output.shape for output in found] == [output.shape for output in outputs]
             assert difference(outputs, found, network.facts) is None
             for left, right in zip(outputs, found, strict=True):
-                np.testing.assert_allclose(right, left, rtol=1e-3, atol=1e-3 * np.abs(left).max())
+                np.testing.assert_allclose(right, left, rtol=1e-3, atol=ATOL)
         network.close()
 
 
