@@ -71,4 +71,5 @@ clean: ## remove what make made; data/ and weights that you added stay
 	rm -rf $(VENV) *.egg-info clients/python/src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis test-artifacts
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 	rm -f weights/yolov8s-fall.pt
+	rm -rf weights/converted
 	if [ -d weights ]; then rmdir weights 2>/dev/null || true; fi

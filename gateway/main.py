@@ -88,11 +88,14 @@ def create_api() -> FastAPI:
             problems.append("models")
         if app.hands.runner is None:
             problems.append("runner")
+        if app.engine.is_stuck:
+            problems.append("engine")
         return JSONResponse(
             {
                 "status": "ready" if not problems else "not ready",
                 "problems": problems,
                 "device": app.engine.device_name,
+                "backends": sorted(set(app.engine.backends.values())),
                 "models": ready,
             },
             status_code=503 if problems else 200,

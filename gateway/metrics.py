@@ -151,6 +151,11 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "visionmeter_engine_queue_depth", "Images that wait for the engine.", value=app.engine.queue_depth
         )
+        yield CounterMetricFamily(
+            "visionmeter_engine_streams_lost",
+            "Streams of the engine whose forward pass never ended.",
+            value=app.engine.streams_lost,
+        )
         yield GaugeMetricFamily(
             "visionmeter_engine_queue_max", "Images that may wait.", value=app.settings.engine_queue_max
         )

@@ -122,6 +122,11 @@ class Engine:
         """Streams whose forward pass never ended."""
         return len(self._streams_lost)
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every stream was given up: nothing is served until the process is started again."""
+        return bool(self._streams_lost) and not self._streams
+
     def start(self) -> None:
         """Start the threads."""
         for _ in range(self._streams_count):

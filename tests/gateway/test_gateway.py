@@ -79,12 +79,19 @@ def test_healthz(client: TestClient) -> None:
 
 
 def test_readyz(client: TestClient, app: Application) -> None:
-    """With a database, a model and a runner it is ready, and says on which device with which models."""
+    """With a database, a model and a runner it is ready, and says on which device with which models and back ends."""
+    app.engine.warm(app.registry.resolve(MODEL))
     assert client.get("/v1/readyz").json()["problems"] == ["runner"]
     app.hands.runner = "this test"
     answer = client.get("/v1/readyz")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "problems": [], "device": "cpu", "models": [MODEL]}
+    assert answer.json() == {
+        "status": "ready",
+        "problems": [],
+        "device": "cpu",
+        "backends": ["openvino fp32"],
+        "models": [MODEL],
+    }
 
 
 def test_not_ready_without_a_model(open_app: OpenApp, tmp_path: Path) -> None:

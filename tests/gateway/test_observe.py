@@ -693,6 +693,7 @@ def test_gauges_are_read_at_the_scrape(any_app: Application, client: TestClient)
         "visionmeter_held_millitokens": 600,
         "visionmeter_open_images": 0,
         "visionmeter_engine_queue_depth": 0,
+        "visionmeter_engine_streams_lost_total": 0,
         "visionmeter_engine_queue_max": any_app.settings.engine_queue_max,
         "visionmeter_database_up": 1,
         "visionmeter_redis_up": 0,

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InferenceError
+from core.inference.backends.choose import count_cores
 from core.inference.backends.network import Network
 from core.inference.detections import Detections
 from core.inference.engine import Engine
@@ -208,6 +209,21 @@ def test_a_pass_that_never_ends_is_given_up(version: ModelVersion, replica: Repl
         for pixels, future in [(pixels, submit(engine, version, pixels)) for pixels in sent]:
             assert_alone(replica, pixels, future.result(60).detections)
         released.set()  # it comes back: nothing is answered twice, and its thread ends
+
+
+def test_an_engine_without_streams_says_so(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:
+    """When as many streams hang as may be replaced, no thread follows and `is_stuck` tells the operator."""
+    released = threading.Event()
+    with running(replica, forward_timeout_s=0.3, streams_lost_max=0, batch_size_max=1) as (engine, bench):
+        engine.warm(version)
+        assert not engine.is_stuck
+        bench.faults.append(lambda _batch: released.wait(60) and None)
+        for number, future in enumerate([submit(engine, version, pixels) for pixels in pictures(count_cores(), bus)]):
+            with pytest.raises(InferenceError, match="too long"):
+                future.result(30)
+            assert engine.streams_lost > number
+        assert engine.is_stuck
+        released.set()
 
 
 def test_who_is_late_is_not_run(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:
