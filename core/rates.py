@@ -1,4 +1,4 @@
-"""How often a key may ask: a plan's numbers, and a limiter that counts in this process and, if there is one, in Redis.
+"""How often a key may ask: the limits, and a limiter that counts in this process and, if there is one, in Redis.
 
 Both counts must agree to let something pass. So Redis adds what other processes let pass, and a Redis that is dead,
 hung, flushed or restarted never lets pass more than this process would by itself.
@@ -28,19 +28,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RateLimits:
     """What a customer may do at most: a second and a minute for each API key, unfinished jobs for an account."""
 
-    name: str
     requests_per_s: int
     images_per_minute: int
     jobs_concurrent: int
 
 
-def default_plan(settings: Settings) -> Plan:
-    """The plan of everybody."""
-    return Plan(
-        name="default",
+def read_limits(settings: Settings) -> RateLimits:
+    """The limits of everybody, under whatever plan."""
+    return RateLimits(
         requests_per_s=settings.rate_requests_per_s,
         images_per_minute=settings.rate_images_per_minute,
         jobs_concurrent=settings.rate_jobs_concurrent,
@@ -70,13 +68,13 @@ class RateLimiter:
     `fallbacks` counts the decisions made without a Redis that should have been asked.
     """
 
-    def __init__(self, plan: Plan, link: RedisLink | None = None) -> None:
-        self.plan = plan
+    def __init__(self, limits: RateLimits, link: RedisLink | None = None) -> None:
+        self.limits = limits
         self.fallbacks = 0
         self._link = link
         self._is_shared = True
-        self._requests = RateLimitItemPerSecond(plan.requests_per_s, namespace="requests")
-        self._images = RateLimitItemPerMinute(plan.images_per_minute, namespace="images")
+        self._requests = RateLimitItemPerSecond(limits.requests_per_s, namespace="requests")
+        self._images = RateLimitItemPerMinute(limits.images_per_minute, namespace="images")
         # The storage's own locks are thrown away by its clean-up, while somebody may wait for one.
         self._lock = threading.Lock()
         self._memory = MemoryStorage()
@@ -91,10 +89,10 @@ class RateLimiter:
         wait_s = self._hit(self._requests, key_id, 1)
         if wait_s is not None:
             raise RateLimitedError(
-                f"This key may send {self.plan.requests_per_s} requests a second: wait {_seconds(wait_s)} and send it "
-                "again.",
+                f"This key may send {self.limits.requests_per_s} requests a second: wait {_seconds(wait_s)} and send "
+                "it again.",
                 limit="requests_per_s",
-                limit_max=self.plan.requests_per_s,
+                limit_max=self.limits.requests_per_s,
                 retry_after_s=wait_s,
             )
 
@@ -103,11 +101,11 @@ class RateLimiter:
 
         Raises `TooManyImagesError` when they are more than a whole minute's, which no waiting helps against.
         """
-        allowed = f"{self.plan.images_per_minute} images a minute"
-        if count > self.plan.images_per_minute:
+        allowed = f"{self.limits.images_per_minute} images a minute"
+        if count > self.limits.images_per_minute:
             raise TooManyImagesError(
                 f"This key may send {allowed}, and these are {count} at once: send them in smaller parts.",
-                images_max=self.plan.images_per_minute,
+                images_max=self.limits.images_per_minute,
             )
         if count < 1:
             return
@@ -116,7 +114,7 @@ class RateLimiter:
             raise RateLimitedError(
                 f"This key may send {allowed}: wait {_seconds(wait_s)} and send these {count} again.",
                 limit="images_per_minute",
-                limit_max=self.plan.images_per_minute,
+                limit_max=self.limits.images_per_minute,
                 retry_after_s=wait_s,
             )
 

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from core.errors import InvalidRequestError
 from core.identity.callers import ApiCaller
+from core.ledger.ledger import Balance
 from core.money import to_millitokens
 from core.services import account_view, admin, api_keys, usage_report
 from core.services.api_key_settings import KeySettings
@@ -33,9 +34,10 @@ _QUARTER_S = 900
 
 @router.get("/balance", response_model=BalanceOut, responses=problems(), summary="The account's balance")
 def balance(caller: CallerDependency) -> Response:
-    """Settled, held, and what can be spent."""
+    """Settled, held, and what can be spent; and the account's plan."""
     app = current()
-    now = account_view.get_balance(app, caller)
+    account = account_view.get_account(app, caller)
+    now = Balance(account.posted_mt, account.held_mt)
     return JSONResponse(
         {
             "tokens": tokens(now.posted_mt),
@@ -43,6 +45,7 @@ def balance(caller: CallerDependency) -> Response:
             "remaining_tokens": tokens(now.available_mt),
             "currency": app.settings.currency_symbol,
             "price_per_token": str(app.settings.price_per_token),
+            "plan": account.plan,
         }
     )
 

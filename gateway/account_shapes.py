@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from core.plans import Plan
 from gateway.shapes import Answer, Moment, Sent
 
 DeliveryStatus = Literal["pending", "delivered", "given_up"]
@@ -36,13 +37,14 @@ class RotateIn(Sent):
 
 
 class BalanceOut(Answer):
-    """`remaining_tokens` = `tokens` (settled) − `held_tokens`."""
+    """`remaining_tokens` = `tokens` (settled) − `held_tokens`. Pictures of a `vip` go before those of the others."""
 
     tokens: float
     held_tokens: float
     remaining_tokens: float
     currency: str
     price_per_token: str
+    plan: Plan
 
 
 class UsageTotals(Answer):

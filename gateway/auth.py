@@ -90,9 +90,9 @@ def read_idempotency_key(request: Request) -> str | None:
 
 
 def require_free_run(caller: ApiCaller) -> None:
-    """Raise `RateLimitedError` when the account has as many unfinished runs as its plan allows."""
+    """Raise `RateLimitedError` when the account has as many unfinished runs as it may have."""
     app = current()
-    runs_max = app.rates.plan.jobs_concurrent
+    runs_max = app.rates.limits.jobs_concurrent
     if run_report.count_open_runs(app, caller) >= runs_max:
         raise RateLimitedError(
             f"{runs_max} runs of this account are under way, which is the limit: wait for one to finish.",

@@ -1,40 +1,42 @@
 """What an operator types: `visionmeter ledger verify`, `head` and `seal`. It makes and migrates no database.
 
+`visionmeter calibrate` is in `gateway.cli_calibrate`.
+
 Exit codes: 0 the ledger agrees, 1 it disagrees, 2 it could not be checked (usage, a file, the database).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from sqlalchemy import inspect
-from sqlalchemy.exc import SQLAlchemyError
 
-from core.config import load_settings
-from core.db import Database
-from core.errors import InvalidHeadError, VisionMeterError
+from core.errors import InvalidHeadError
 from core.ledger.seal import Head
 from core.ledger.verify import PROBLEMS_MAX, Verification
 from core.money import format_tokens
 from core.services import audit
+from gateway.cli_calibrate import calibrate
+from gateway.cli_database import NOT_CHECKED, fail, open_database, write_atomically
 
 DISAGREES = 1
-NOT_CHECKED = 2
-TABLES = {"account", "entry", "hold", "seal"}
 
 # Plain text without a frame: what cron mails and what a script reads.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check the ledger, and export what proves it.")
+ledger = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Check the ledger, and export what proves it.",
+)
 app.add_typer(ledger, name="ledger")
+app.add_typer(calibrate)
 
 AccountOption = Annotated[str | None, typer.Option("--account", metavar="ID", help="Only this account.")]
 
@@ -55,10 +57,10 @@ def verify(
 ) -> None:
     """Replay every entry; name the first wrong one of each account. Exit code 1 when anything disagrees."""
     heads = [one for path in head or [] for one in _read_heads(path, account)]
-    with _open_database() as db:
+    with open_database() as db:
         outcome = audit.replay(db, account, heads=heads)
     if account is not None and outcome.ok and not outcome.accounts:
-        _fail(f"There is no account {account}.")
+        fail(f"There is no account {account}.")
     if as_json:
         typer.echo(json.dumps({"ok": outcome.ok, **asdict(outcome), "heads": len(heads)}, indent=2))
     else:
@@ -85,8 +87,8 @@ def write_head(
     replaced = output if output is not None and output.exists() and not force else None
     kept = _read_heads(replaced) if replaced is not None else []
     if account is not None and any(one.account_id != account for one in kept):
-        _fail(f"{output} also covers other accounts: write the head of this account to another file.")
-    with _open_database() as db:
+        fail(f"{output} also covers other accounts: write the head of this account to another file.")
+    with open_database() as db:
         if replaced is None:
             heads = audit.collect_heads(db, account)
         else:
@@ -99,77 +101,29 @@ def write_head(
     if output is None:
         typer.echo(text, nl=False)
         return
-    _write_atomically(output, text)
+    write_atomically(output, text)
     typer.echo(f"Wrote the heads of {_count(len(heads), 'account')} to {output}.")
 
 
 @ledger.command("seal")
 def seal_new() -> None:
     """Continue the hash chains over the newest entries, as a running server does by itself."""
-    with _open_database() as db:
+    with open_database() as db:
         typer.echo(f"Sealed {_count(audit.seal(db), 'entry', 'entries')}.")
-
-
-@contextmanager
-def _open_database() -> Iterator[Database]:
-    """The configured database, which must be there and hold a ledger; anything else ends the command."""
-    try:
-        db = Database(load_settings().sqlalchemy_url)
-        try:
-            _require_ledger(db)
-            yield db
-        finally:
-            db.close()
-    except VisionMeterError as error:
-        _fail(error.message)
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        _fail(f"The database cannot be read: {reason[0] if reason else type(error).__name__}")
-    except ImportError as error:
-        _fail(f"The driver of this database is not installed ({error.name}): see deploy/README.md, The database.")
-
-
-def _require_ledger(db: Database) -> None:
-    if db.engine.dialect.name == "sqlite":
-        path = db.engine.url.database or ""
-        # SQLite would make an empty database of any name that is mistyped.
-        if not Path(path).is_file():
-            _fail(f"There is no database {path}: name it with VISIONMETER_DATABASE_URL or VISIONMETER_DATA_DIR.")
-    with db.read() as session:
-        missing = TABLES.difference(inspect(session.connection()).get_table_names())
-    if missing:
-        _fail("This database has no ledger of this version: start VisionMeter once, which brings it up to date.")
 
 
 def _read_heads(path: Path, account: str | None = None) -> list[Head]:
     try:
         heads = audit.read_heads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        _fail(f"{path} cannot be read: {error.strerror}.")
+        fail(f"{path} cannot be read: {error.strerror}.")
     except (InvalidHeadError, UnicodeDecodeError):
-        _fail(f"{path} is no exported head of a ledger: give the file as `visionmeter ledger head` wrote it.")
+        fail(f"{path} is no exported head of a ledger: give the file as `visionmeter ledger head` wrote it.")
     if account is not None:
         heads = [head for head in heads if head.account_id == account]
         if not heads:
-            _fail(f"{path} does not cover the account {account}: nothing can be checked against it.")
+            fail(f"{path} does not cover the account {account}: nothing can be checked against it.")
     return heads
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the file and move over it: whoever reads sees the old text or the new, also after a crash."""
-    target = path.resolve()  # a link stays a link
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        try:
-            with beside.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        _fail(f"{path} cannot be written: {error.strerror}.")
 
 
 def _print_outcome(outcome: Verification, heads: int, *, error: bool = False) -> None:
@@ -193,11 +147,6 @@ def _outcome_lines(outcome: Verification, heads: int) -> Iterable[str]:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(NOT_CHECKED)
 
 
 def main() -> None:

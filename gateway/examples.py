@@ -176,6 +176,7 @@ ANSWERED: dict[str, Any] = {
         "remaining_tokens": 19.25,
         "currency": "¥",
         "price_per_token": "0.01",
+        "plan": "standard",
     },
     "UsageOut": {
         "start": "2026-10-25T20:15:00.000Z",

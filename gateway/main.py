@@ -26,6 +26,7 @@ from core.logs import configure_logging
 from core.services import admin, application
 from core.services.application import Application, current
 from core.services.job_runner import JobRunner
+from core.services.model_watch import ModelWatcher
 from core.services.webhooks import WebhookSender
 from gateway import (
     account,
@@ -166,6 +167,8 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     return_large_blocks()
     vision_meter = application.open_application(settings)
     vision_meter.engine.start()
+    watcher = ModelWatcher(vision_meter)
+    watcher.start()
     application.warm_models(vision_meter)
     runner = JobRunner(vision_meter)
     runner.start()
@@ -182,6 +185,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     try:
         yield {}
     finally:
+        watcher.stop()
         sender.stop()
         runner.stop()
         vision_meter.engine.stop()

@@ -41,6 +41,7 @@ HTTP_STATUS = {
     "quote_not_found": 404,
     "receipt_not_found": 404,
     "result_not_found": 404,
+    "calibration_refused": 409,
     "charge_key_taken": 409,
     "has_account": 409,
     "hold_ended": 409,

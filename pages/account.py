@@ -12,6 +12,7 @@ from ui.format import local_time, plain
 from ui.i18n import _
 from ui.limits import show_limits
 from ui.messages import role_words
+from ui.plans import plan_facts
 from ui.session import require_user
 from ui.statement import show_statement
 from ui.team import show_team
@@ -27,6 +28,7 @@ def show_profile() -> None:
         _("Role"): role_words(user.role),
         _("Account"): f"{plain(account.name)} · `{account.id}`",
         _("Since"): local_time(account.created_at),
+        _("Plan"): plan_facts(account.plan),
     }
     if user.is_operator:
         facts[_("Operator")] = _("you run this installation")

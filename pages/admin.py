@@ -19,6 +19,7 @@ from ui.format import local_time, percent, time_zone
 from ui.i18n import _, ngettext
 from ui.ledger_check import show_ledger
 from ui.messages import explain
+from ui.plans import late_words
 from ui.session import require_operator
 
 operator = require_operator()
@@ -176,10 +177,7 @@ def show_prices() -> None:
                     f"{tier.images_min}: {percent(tier.percent)}" for tier in version.prices.discounts
                 )
                 or "—",
-                _("Given back when late"): " · ".join(
-                    f"{rule.after_s} s: {percent(rule.percent)}" for rule in version.prices.late_rules
-                )
-                or "—",
+                _("Given back when late"): " · ".join(map(late_words, version.prices.late_rules)) or "—",
                 _("Note"): version.note,
             }
             for version in versions

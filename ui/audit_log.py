@@ -36,7 +36,10 @@ def action_words(action: str) -> str:
         "balance.adjust": _("adjusted a balance"),
         "account.freeze": _("froze an account"),
         "account.unfreeze": _("unfroze an account"),
+        "account.plan": _("changed a plan"),
         "model.fetch": _("fetched a model"),
+        "model.switch": _("put a model's new version in service"),
+        "price_book.adopt": _("put a calibrated price list in force"),
     }
     return words.get(action, action)
 
@@ -83,8 +86,9 @@ def show_audit_log() -> None:
             st.rerun()
         st.download_button(
             _("Audit log as CSV"),
+            # Made when it is clicked, outside of the page's run: nobody's session can be asked for there.
             data=lambda: audit_trail.trail_csv(
-                audit_trail.list_trail(app, require_operator(), account_id=account or None, limit=CSV_EVENTS_MAX)
+                audit_trail.list_trail(app, operator, account_id=account or None, limit=CSV_EVENTS_MAX)
             ),
             file_name="audit-log.csv",
             mime="text/csv",

@@ -38,13 +38,13 @@ def adjust_dialog(customer: Customer, request: str) -> None:
         with st.form(f"form_{request}", border=False):
             st.markdown(plain(customer.user.email))
             amount = st.text_input(_("Tokens to add; with a minus, tokens to take"), placeholder="-5.000")
-            reason = _reason_input()
+            reason = reason_input()
             if st.form_submit_button(_("Continue"), type="primary"):
-                _propose(request, amount, reason)
+                propose(request, amount, reason)
         return
     added = proposal.amount_mt > 0
     words = _("Add {amount} to the balance of {customer}?") if added else _("Take {amount} from {customer}?")
-    _confirm(
+    confirm(
         request,
         proposal,
         words.format(amount=tokens_and_money(abs(proposal.amount_mt)), customer=plain(customer.user.email)),
@@ -81,11 +81,11 @@ def refund_dialog(customer: Customer, charge: Charge, request: str) -> None:
                 )
             )
             amount = st.text_input(_("Tokens to refund"), value=format_tokens(charge.left_mt))
-            reason = _reason_input()
+            reason = reason_input()
             if st.form_submit_button(_("Continue"), type="primary"):
-                _propose(request, amount, reason, left_mt=charge.left_mt)
+                propose(request, amount, reason, left_mt=charge.left_mt)
         return
-    _confirm(
+    confirm(
         request,
         proposal,
         _("Refund {amount} to {customer}?").format(
@@ -121,12 +121,12 @@ def freeze_dialog(customer: Customer, request: str) -> None:
                     "New runs of this account are refused. What runs already ends as usual, and money still comes in."
                 )
             )
-            reason = _reason_input()
+            reason = reason_input()
             if st.form_submit_button(_("Continue"), type="primary"):
-                _propose(request, None, reason)
+                propose(request, None, reason)
         return
     words = _("Let {customer} spend again?") if is_frozen else _("Freeze the account of {customer}?")
-    _confirm(
+    confirm(
         request,
         proposal,
         words.format(customer=plain(customer.user.email)),
@@ -143,11 +143,12 @@ def _frozen(customer: Customer, proposal: Proposal, *, frozen: bool) -> str:
     return words.format(customer=plain(customer.user.email))
 
 
-def _reason_input() -> str:
-    return st.text_area(_("Reason, which the customer reads"), max_chars=REASON_LENGTH_MAX, height=90)
+def reason_input(label: str = "") -> str:
+    """The field for the reason; the customer reads it unless a label says otherwise."""
+    return st.text_area(label or _("Reason, which the customer reads"), max_chars=REASON_LENGTH_MAX, height=90)
 
 
-def _propose(request: str, amount: str | None, reason: str, *, left_mt: int | None = None) -> None:
+def propose(request: str, amount: str | None, reason: str, *, left_mt: int | None = None) -> None:
     """Look at what was typed; when it can be done, go on to the question."""
     try:
         amount_mt = 0 if amount is None else parse_tokens(amount.strip().replace("−", "-").removeprefix("+"))
@@ -165,7 +166,7 @@ def _propose(request: str, amount: str | None, reason: str, *, left_mt: int | No
         st.rerun(scope="fragment")
 
 
-def _confirm(request: str, proposal: Proposal, question: str, *, label: str, act: Callable[[], str]) -> None:
+def confirm(request: str, proposal: Proposal, question: str, *, label: str, act: Callable[[], str]) -> None:
     """The question and its two answers. `act` does it and says what was done."""
     st.markdown(f"**{question}**")
     st.caption(f"{_('Reason')}: {plain(proposal.reason)}")

@@ -14,6 +14,7 @@ from ui.correction_dialogs import adjust_dialog, freeze_dialog, refund_dialog
 from ui.format import local_time, plain, show_amount, tokens
 from ui.i18n import _
 from ui.messages import role_words
+from ui.plans import plan_button, plan_dialog, plan_words
 from ui.session import require_operator
 
 CUSTOMERS_MAX = 200
@@ -38,6 +39,7 @@ def show_customers() -> None:
                 _("Balance"): format_tokens(customer.account.posted_mt),
                 _("Held"): format_tokens(customer.account.held_mt),
                 _("Caps"): _caps(customer),
+                _("Plan"): plan_words(customer.account.plan),
                 _("State"): _("frozen") if customer.account.status == "frozen" else _("active"),
                 _("Since"): local_time(customer.user.created_at),
                 _("Last sign-in"): local_time(customer.user.last_sign_in_at) if customer.user.last_sign_in_at else "",
@@ -56,7 +58,7 @@ def show_customers() -> None:
     if len(customers) == 1 and not search:
         st.caption(_("Nobody but you has signed up yet."))
     if not event.selection.rows:
-        st.caption(_("Select a customer to refund a charge, adjust the balance or freeze the account."))
+        st.caption(_("Select a customer to refund, adjust the balance, change the plan or freeze the account."))
         return
     _show_customer(customers[event.selection.rows[0]])
 
@@ -75,7 +77,7 @@ def _show_customer(customer: Customer) -> None:
     account = customer.account
     is_frozen = account.status == "frozen"
     st.subheader(plain(customer.user.email))
-    st.caption(f"{_('Account')} `{account.id}`")
+    st.caption(f"{_('Account')} `{account.id}` · {_('Plan')}: {plan_words(account.plan)}")
     spending = admin.get_customer_spending(current(), require_operator(), account.id)
     available, held, today, month = st.columns(4)
     show_amount(available, _("Available"), account.posted_mt - account.held_mt)
@@ -88,6 +90,9 @@ def _show_customer(customer: Customer) -> None:
         # The key of a request is made when its dialog opens: whatever is clicked twice in there is done once.
         if st.button(_("Adjust the balance"), icon=":material/tune:"):
             st.dialog(_("Adjust the balance"))(adjust_dialog)(customer, uuid.uuid4().hex)
+        planning = plan_button(customer)
+        if st.button(planning, icon=":material/star:"):
+            st.dialog(planning)(plan_dialog)(customer, uuid.uuid4().hex)
         freezing = _("Let it spend again") if is_frozen else _("Freeze the account")
         if st.button(freezing, icon=":material/lock_open:" if is_frozen else ":material/ac_unit:"):
             st.dialog(freezing)(freeze_dialog)(customer, uuid.uuid4().hex)

@@ -79,7 +79,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "refund_too_large": lambda d: _(
         "{amount} tokens are more than the {left} that are left of this charge: refund at most that."
     ).format(amount=format_tokens(d["amount_mt"]), left=format_tokens(d["refundable_mt"])),
-    "reason_missing": lambda _d: _("Say why: the reason stands in the customer's transactions."),
+    "reason_missing": lambda _d: _("Say why: the reason is kept with what you do."),
     "hold_ended": lambda _d: _("Nothing was charged here, so there is nothing to refund."),
     "idempotency_conflict": lambda _d: _(
         "This form was sent already with other values. Nothing more was done: look at what stands there now."

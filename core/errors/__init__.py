@@ -30,6 +30,7 @@ from core.errors.images import (
 )
 from core.errors.money import (
     AccountNotActiveError,
+    CalibrationRefusedError,
     ChargeKeyTakenError,
     HoldEndedError,
     IdempotencyConflictError,
@@ -92,6 +93,7 @@ __all__ = [
     "AccountNotActiveError",
     "ApiKeyNotFoundError",
     "BadCredentialsError",
+    "CalibrationRefusedError",
     "ChargeKeyTakenError",
     "ConfigError",
     "DeliveryNotFoundError",

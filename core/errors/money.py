@@ -156,6 +156,12 @@ class NoRateError(VisionMeterError):
     code = "no_rate"
 
 
+class CalibrationRefusedError(VisionMeterError):
+    """A calibrated price list that is not put in force; nothing was changed."""
+
+    code = "calibration_refused"
+
+
 class VoucherNotFoundError(VisionMeterError):
     """No voucher has this code."""
 

@@ -30,7 +30,7 @@ class UnsupportedBodyError(VisionMeterError):
 
 
 class RateLimitedError(VisionMeterError):
-    """Too many requests, images or runs at once for the plan; nothing was held. Come back after `retry_after_s`.
+    """Too many requests, images or runs at once; nothing was held. Come back after `retry_after_s`.
 
     `limit` is the name of what was reached, such as `requests_per_s`, and `limit_max` how much of it there is.
     """

@@ -1,8 +1,17 @@
-"""The registry: which models are known, which weights stand behind each name, and whether they are here."""
+"""The registry: which models are known, which weights stand behind each name, and whether they are here.
+
+A model's file in the weights folder says which version its operator wants. Which one is served is another step
+(`switch`), taken when the new one is loaded and warm; until then, and for runs that were priced with it, the old one
+stays (`core.services.model_watch`). Versions that were served are kept under `versions/`, so that a run can end with
+the weights that it was priced for, and an operator can go back.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +20,8 @@ from pathlib import Path
 from core.errors import ModelNotFoundError, ModelNotReadyError, WeightsRefusedError
 from core.inference.weights import hash_file, inspect_weights
 
+# Of each model: the one that is served and those before it.
+VERSIONS_KEPT_MAX = 5
 CATALOG = Path(__file__).with_name("catalog.json")
 
 
@@ -49,13 +60,18 @@ class ModelVersion:
 
 
 class Registry:
-    """Models of the catalogue and their weights in one folder. Reads the folder afresh at each call."""
+    """Models of the catalogue and their weights in one folder; thread-safe.
+
+    Where nothing was switched to, the file in the folder counts, and is looked at afresh at each call.
+    """
 
     def __init__(self, weights_dir: Path, *, fetch_allowed: bool = False, catalog: Path = CATALOG) -> None:
         self.weights_dir = weights_dir
         self.fetch_allowed = fetch_allowed
         data = json.loads(catalog.read_text(encoding="utf-8"))
         self._models = {item["name"]: Model(**item) for item in data["models"]}
+        self._served: dict[str, ModelVersion] = {}
+        self._mutex = threading.Lock()
 
     def models(self) -> Sequence[Model]:
         """All known models, the embedded one first."""
@@ -86,7 +102,14 @@ class Registry:
         return ModelState.FETCHABLE if self.fetch_allowed and not model.embedded else ModelState.MISSING
 
     def resolve(self, name: str) -> ModelVersion:
-        """The version that a name stands for now.
+        """The version that a name stands for now: the one that was switched to, or else that of the file.
+
+        Raises what `look` raises.
+        """
+        return self._served.get(name) or self.look(name)
+
+    def look(self, name: str) -> ModelVersion:
+        """The version of the file that lies in the folder now.
 
         Raises `ModelNotReadyError` without weights, `WeightsRefusedError` when a file is not the registered one.
         """
@@ -105,6 +128,99 @@ class Registry:
                 f"The weights {model.file} are not the registered ones: ask the operator to put them back.", model=name
             )
         return ModelVersion(model, path, sha256)
+
+    # Versions side by side --------------------------------------------------------------------------
+
+    def served(self, name: str) -> ModelVersion | None:
+        """The version that was switched to, if any was."""
+        return self._served.get(name)
+
+    def switch(self, version: ModelVersion) -> None:
+        """Let a model's name stand for a version from this moment on, in one step."""
+        with self._mutex:
+            self._served[version.model.name] = version
+
+    def withdraw(self, name: str) -> None:
+        """Let the file in the folder count again; without one, the model cannot run."""
+        with self._mutex:
+            self._served.pop(name, None)
+
+    def keep(self, version: ModelVersion) -> ModelVersion:
+        """The same version in a file of its own, which nobody replaces.
+
+        Raises `WeightsRefusedError` when the file changes while it is copied, and `OSError`.
+        """
+        kept = self._kept_path(version.model.name, version.sha256)
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+            try:
+                shutil.copyfile(version.path, partial)
+                if hash_file(partial) != version.sha256:
+                    raise WeightsRefusedError(
+                        f"The weights {version.path.name} change while they are read: they are looked at again.",
+                        model=version.model.name,
+                    )
+                partial.replace(kept)
+            finally:
+                partial.unlink(missing_ok=True)
+        os.utime(kept)  # the newest is the one that was served last
+        return ModelVersion(version.model, kept, version.sha256)
+
+    def is_kept(self, version: ModelVersion) -> bool:
+        """Whether it was kept before, which means that it could be served."""
+        return self._kept_path(version.model.name, version.sha256).is_file()
+
+    def forget(self, version: ModelVersion) -> None:
+        """Keep a version no more."""
+        self._kept_path(version.model.name, version.sha256).unlink(missing_ok=True)
+
+    def list_versions(self, name: str) -> list[ModelVersion]:
+        """The kept versions of a model, the one that was served last first. Raises `ModelNotFoundError`."""
+        model = self.get(name)
+        folder = self._kept_path(name, "").parent
+        paths = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [ModelVersion(model, path, path.stem) for path in paths]
+
+    def prune(self, name: str) -> None:
+        """Forget the oldest of more than `VERSIONS_KEPT_MAX` versions."""
+        for version in self.list_versions(name)[VERSIONS_KEPT_MAX:]:
+            self.forget(version)
+
+    def find_version(self, name: str, version: str) -> ModelVersion:
+        """A version by its first 12 characters: the one that is served, or one that is kept.
+
+        Raises `ModelNotFoundError`, and `ModelNotReadyError` for a version that is not here any more.
+        """
+        try:
+            now = self.resolve(name)
+            if now.version == version:
+                return now
+        except (ModelNotReadyError, WeightsRefusedError):
+            pass  # its file is gone: the version may be kept all the same
+        for kept in self.list_versions(name):
+            if kept.version == version:
+                return kept
+        raise ModelNotReadyError(
+            f"The weights {version} of {name} are not here any more: preview again for those of today.",
+            model=name,
+            version=version,
+        )
+
+    def roll_back(self, name: str, version: str) -> ModelVersion:
+        """Put a kept version's file in the place of the model's. Raises what `find_version` raises, and `OSError`."""
+        wanted = self.find_version(name, version)
+        target = self.weights_path(wanted.model)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        try:
+            shutil.copyfile(wanted.path, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return wanted
+
+    def _kept_path(self, name: str, sha256: str) -> Path:
+        return self.weights_dir / "versions" / name / f"{sha256}.pt"
 
     def fetch(self, name: str) -> ModelVersion:
         """Download the published weights of a model with Ultralytics' own downloader (operators only).

@@ -15,6 +15,7 @@ from core.db import table_of, utcnow
 from core.errors import JobNotFoundError
 from core.jobs.deliveries import add_delivery
 from core.jobs.tables import Job, JobImage, Result
+from core.jobs.turns import ALL_PLANS, Turns
 
 OPEN_IMAGE = ("queued", "running")
 OPEN_JOB = ("queued", "running")
@@ -174,7 +175,7 @@ def has_queued_jobs(session: Session) -> bool:
     return session.exec(queued).first() is not None
 
 
-def has_work(session: Session, runner: str) -> bool:
+def has_work(session: Session, runner: str, plans: Collection[str] = ALL_PLANS) -> bool:
     """Whether `claim_image` may find something; a read that costs nothing when there is not."""
     return (
         session.exec(
@@ -186,6 +187,7 @@ def has_work(session: Session, runner: str) -> bool:
                     and_(col(Job.status) == "queued", col(Job.runner).is_(None)),
                     and_(col(Job.status) == "running", col(Job.runner) == runner),
                 ),
+                col(Job.plan).in_(plans),
                 _can_start(),
             )
             .limit(1)
@@ -199,20 +201,21 @@ def running_jobs(session: Session, runner: str) -> Sequence[Job]:
     return session.exec(select(Job).where(Job.runner == runner, Job.status == "running")).all()
 
 
-def claim_image(session: Session, runner: str, served: Mapping[str, int]) -> tuple[Job, JobImage] | None:
-    """The next image of this runner's jobs, marked `running`; None when there is nothing to do.
+def claim_image(
+    session: Session, runner: str, turns: Turns, plans: Collection[str] = ALL_PLANS
+) -> tuple[Job, JobImage] | None:
+    """The next image of this runner's jobs under these plans, marked `running`; None when there is nothing to do.
 
-    Accounts take turns: the one that was `served` longest ago (by any number that rises) comes first, whether the
-    others have a batch of a thousand or a thousand batches of one. Of an account's jobs, all first images come before
-    all second ones.
+    Accounts take turns, whether the others have a batch of a thousand or a thousand batches of one, and VIPs have the
+    first one. Of an account's jobs, all first images come before all second ones. Whoever commits it notes the turn.
     """
-    accounts = set(session.exec(select(Job.account_id).where(Job.runner == runner, Job.status == "running")))
-    for account_id in sorted(accounts, key=lambda one: (served.get(one, 0), one)):
+    own = (Job.runner == runner, Job.status == "running")
+    waiting = select(Job.account_id, Job.plan).where(*own, col(Job.plan).in_(plans)).distinct()
+    for account_id, plan in turns.order(session.exec(waiting).all()):
         row = session.exec(
             select(Job, JobImage)
             .join(JobImage, col(JobImage.job_id) == col(Job.id))
-            .where(Job.runner == runner, Job.status == "running", Job.account_id == account_id)
-            .where(JobImage.status == "queued", _can_start())
+            .where(*own, Job.account_id == account_id, Job.plan == plan, JobImage.status == "queued", _can_start())
             .order_by(col(JobImage.position), col(Job.created_at))
             .limit(1)
         ).first()

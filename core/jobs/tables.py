@@ -9,13 +9,18 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, UniqueConstraint, tex
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
+from core.plans import Plan
 
 
 class Job(SQLModel, table=True):
-    """One batch that a user started. `runner` is the process that works on it, `lease_expires_at` its promise."""
+    """One batch that a user started. `runner` is the process that works on it, `lease_expires_at` its promise.
+
+    `plan` is the account's when it was started: what was promised then holds, whatever the account is later.
+    """
 
     __table_args__ = (
         CheckConstraint("status IN ('queued', 'running', 'finished')", name="job_status"),
+        CheckConstraint("plan IN ('standard', 'vip')", name="job_plan"),
         Index("ix_job_account", "account_id", "created_at"),
         Index("ix_job_status", "status", "created_at"),
     )
@@ -33,6 +38,7 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     webhook_url: str | None = None
+    plan: str = Plan.STANDARD.value
 
 
 class JobImage(SQLModel, table=True):

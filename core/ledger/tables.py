@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, UniqueConstr
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
+from core.plans import Plan
 
 # SQLite autoincrements only INTEGER keys; PostgreSQL gets BIGINT.
 _BIG_KEY = BigInteger().with_variant(Integer, "sqlite")
@@ -24,7 +25,7 @@ class Account(SQLModel, table=True):
 
     `day_spent_mt` is what the holds placed on `spend_day` (a day of the billing time zone) took or still reserve,
     `month_spent_mt` the same for the month of that day; neither may pass its cap. Below `alert_below_mt` the
-    owner is warned.
+    owner is warned. `plan` is the one that its runs are started under.
     """
 
     __table_args__ = (
@@ -36,6 +37,7 @@ class Account(SQLModel, table=True):
         CheckConstraint("day_spent_mt >= 0", name="account_day_spent_not_negative"),
         CheckConstraint("month_spent_mt >= 0", name="account_month_spent_not_negative"),
         CheckConstraint("alert_below_mt > 0", name="account_alert_positive"),
+        CheckConstraint("plan IN ('standard', 'vip')", name="account_plan"),
     )
 
     id: str = Field(default_factory=lambda: new_id("acct"), primary_key=True)
@@ -52,6 +54,7 @@ class Account(SQLModel, table=True):
     day_spent_mt: int = Field(default=0, sa_type=BigInteger)
     month_spent_mt: int = Field(default=0, sa_type=BigInteger)
     alert_below_mt: int | None = Field(default=None, sa_type=BigInteger)
+    plan: str = Plan.STANDARD.value
 
 
 class Budget(SQLModel, table=True):

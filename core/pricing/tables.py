@@ -23,7 +23,7 @@ class PriceBook(SQLModel, table=True):
     minimum: Decimal = Field(sa_type=DecimalText)
     # `[{"images_min": 10, "percent": "5"}, …]`; percents are text, so that none becomes a float.
     batch_discounts: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
-    # `[{"rule": "late", "after_s": 600, "percent": "50"}, …]`
+    # `[{"rule": "late", "after_s": 600, "percent": "50"}, …]`, some with a `plan` and `each_s`
     refund_rules: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     note: str = ""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

@@ -15,7 +15,7 @@ from core.fetch.fetch import Fetcher
 from core.jobs.blobs import BlobStore
 from core.jobs.hands import Hands
 from core.pricing.book import KnownPrices, adopt_book, read_book
-from core.rates import RateLimiter, default_plan
+from core.rates import RateLimiter, read_limits
 from core.redis_link import RedisLink
 
 # torch takes seconds to import: a command that only reads the database does without.
@@ -68,7 +68,7 @@ def open_application(settings: Settings) -> Application:
         log.error("%s", error.message)
     device = choose_device(settings.device)
     engine = Engine(
-        open_networks(device, cache_dir=_converted_dir(settings), backend=settings.backend),
+        open_networks(device, cache_dir=converted_dir(settings), backend=settings.backend),
         device=device,
         queue_max=settings.engine_queue_max,
         models_loaded_max=settings.models_loaded_max,
@@ -85,12 +85,12 @@ def open_application(settings: Settings) -> Application:
             timeout_s=settings.fetch_timeout_s,
             redirects_max=settings.fetch_redirects_max,
         ),
-        rates=RateLimiter(default_plan(settings), redis),
+        rates=RateLimiter(read_limits(settings), redis),
         redis=redis,
     )
 
 
-def _converted_dir(settings: Settings) -> Path:
+def converted_dir(settings: Settings) -> Path:
     """Where converted networks are kept: beside the weights, or with the data where that cannot be written."""
     beside = settings.weights_dir / "converted"
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from core.db import insert_row, new_row, utcnow
+from core.db import new_row, utcnow
 from core.errors import (
     EngineBusyError,
     EngineStoppedError,
@@ -39,7 +39,7 @@ from core.pricing.tables import Quote
 from core.services.api_keys import budget_of, require_model
 from core.services.application import Application
 from core.services.disk_space import require_disk_space
-from core.services.metered_detection import RUN, hold_image
+from core.services.metered_detection import RUN, hold_image, store_job
 from core.services.mirror import ResultCache, read_balance
 from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
 from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, Terms, answer_free, give_back, run_image
@@ -187,7 +187,7 @@ def _start(
             runner=app.hands.runner,
             lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
         )
-        insert_row(session, job)
+        store_job(session, job)
         line = quote_lines(quote)[0]
         # One hold needs no look at the balance before it: it refuses by itself what cannot be paid.
         row = hold_image(app, session, caller, job.id, 0, line, budget_id=budget_of(caller), started_at=job.created_at)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from core.db import utcnow
 from core.identity.callers import Caller
+from core.inference.scheduler import VIP_RUN_MAX
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage
+from core.jobs.turns import ALL_PLANS, Turns
 from core.ledger import ledger
 from core.ledger.posting import lock_account
+from core.plans import Plan
 from core.services.application import Application
 from core.services.audit import seal_ledger
 from core.services.retention import remove_unrun_quotes
@@ -37,15 +39,17 @@ class JobRunner:
         self._app = app
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = threading.Event()
-        # When each account was served last, by a number that rises: accounts take turns.
-        self._served: dict[str, int] = {}
-        self._turns = itertools.count(1)
-        # The images that a thread works on at this moment, by id, and since when.
+        self._turns = Turns(VIP_RUN_MAX)
+        # The images that a thread works on at this moment, by id, and since when; those of the VIPs' thread apart.
         self._in_hand: dict[str, datetime] = {}
+        self._vips_in_hand: dict[str, datetime] = {}
         self._threads = [
-            threading.Thread(target=self._work, name=f"runner-{index}", daemon=True)
+            threading.Thread(target=self._work, args=(ALL_PLANS, self._in_hand), name=f"runner-{index}", daemon=True)
             for index in range(app.settings.runner_threads)
         ]
+        # One more for VIPs alone: all the others may wait in the engine's queue with other customers' images.
+        vips = ((Plan.VIP,), self._vips_in_hand)
+        self._threads.append(threading.Thread(target=self._work, args=vips, name="runner-vip", daemon=True))
         self._threads.append(threading.Thread(target=self._keep, name="keeper", daemon=True))
 
     def start(self) -> None:
@@ -75,36 +79,37 @@ class JobRunner:
             except Exception:
                 log.exception("what job %s holds comes back when its lease has run out", job.id)
 
-    def _work(self) -> None:
+    def _work(self, plans: Collection[str], in_hand: dict[str, datetime]) -> None:
+        """Run image after image of runs under these plans."""
         while not self._stopping.is_set():
             try:
-                claimed = self._claim()
+                claimed = self._claim(plans)
                 if claimed is None:
                     self._app.hands.wait(self._app.settings.job_poll_interval_s)
                 else:
-                    self._run(*claimed)
+                    self._run(*claimed, in_hand)
             except BaseException:
                 # A database that is away for a moment must not end the thread, nor an engine that panics; the keeper
                 # gives back.
                 log.exception("the runner goes on after an error")
                 self._stopping.wait(1.0)
 
-    def _run(self, job: Job, image: JobImage) -> None:
-        self._in_hand[image.id] = utcnow()
+    def _run(self, job: Job, image: JobImage, in_hand: dict[str, datetime]) -> None:
+        in_hand[image.id] = utcnow()
         try:
             run_image(self._app, job, image)
         finally:
-            self._in_hand.pop(image.id, None)
+            in_hand.pop(image.id, None)
 
-    def _claim(self) -> tuple[Job, JobImage] | None:
+    def _claim(self, plans: Collection[str]) -> tuple[Job, JobImage] | None:
         with self._app.db.read() as session:
-            if not jobs.has_work(session, self.name):
+            if not jobs.has_work(session, self.name, plans):
                 return None
         with self._app.db.write() as session:
             jobs.adopt_queued_jobs(session, self.name, lease_s=self._app.settings.hold_lease_s)
-            claimed = jobs.claim_image(session, self.name, self._served)
+            claimed = jobs.claim_image(session, self.name, self._turns, plans)
             if claimed is not None:
-                self._served[claimed[0].account_id] = next(self._turns)
+                self._turns.note(claimed[0].account_id, claimed[0].plan)
             return claimed
 
     def _keep(self) -> None:
@@ -137,7 +142,7 @@ class JobRunner:
                 log.exception("the keeper goes on after an error")
 
     def _stuck(self) -> set[str]:
-        """The images that its threads have in hand for too long: a disk that hangs, say."""
+        """The images that the threads for everybody have in hand for too long: a disk that hangs, say."""
         return self._too_long(self._in_hand)
 
     def _too_long(self, in_hand: Mapping[str, datetime]) -> set[str]:
@@ -156,7 +161,7 @@ class JobRunner:
         with self._app.db.read() as session:
             begun = jobs.images_started_before(session, self.name, utcnow() - lease)
         # Also those that a request runs in its own thread.
-        in_hand = {**self._app.hands.carried(), **self._in_hand}
+        in_hand = {**self._app.hands.carried(), **self._in_hand, **self._vips_in_hand}
         stuck = self._too_long(in_hand)
         for job, image in begun:
             if image.id not in in_hand or image.id in stuck:

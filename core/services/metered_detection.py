@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import bindparam
+from sqlalchemy import insert as sa_insert
+from sqlalchemy import select as sa_select
 from sqlmodel import Session
 
-from core.db import insert_row, new_row, utcnow
+from core.db import insert_row, new_row, table_of, utcnow
 from core.errors import (
     AccountNotActiveError,
     ChargeKeyTakenError,
@@ -175,18 +178,20 @@ def _start_job(
             return jobs.get_job(session, user.account_id, answer["job_id"])
         if quote.expires_at <= utcnow():
             raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
-        job = Job(
-            account_id=user.account_id,
-            quote_id=quote.id,
-            actor=user.id,
-            model=quote.model,
-            model_version=quote.model_version,
-            img_size=quote.img_size,
-            lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
-            webhook_url=webhook_url,
+        job = store_job(
+            session,
+            new_row(
+                Job,
+                account_id=user.account_id,
+                quote_id=quote.id,
+                actor=user.id,
+                model=quote.model,
+                model_version=quote.model_version,
+                img_size=quote.img_size,
+                lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
+                webhook_url=webhook_url,
+            ),
         )
-        session.add(job)
-        session.flush()
         if quote.total_mt:
             # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
             # would refuse a run that waits for that very work.
@@ -215,6 +220,13 @@ def require_affordable(app: Application, session: Session, account_id: str, line
     required_mt = sum(line.amount_mt for line in lines if line.charge_key not in taken)
     ledger.require_available(session, account_id, required_mt)
     require_within_caps(session, account_id, required_mt, billing_day(app))
+
+
+def store_job(session: Session, job: Job) -> Job:
+    """Write a new run under the plan that its account has now, which the statement that writes it finds."""
+    values = {f"b_{name}": value for name, value in job.__dict__.items() if name in _job.c and name != "plan"}
+    job.plan = session.connection().execute(_STORE_JOB, values).scalar_one()
+    return job
 
 
 def detect_params(img_size: int) -> DetectParams:
@@ -278,3 +290,16 @@ def _hold_line(
         # Another run of this account took the same picture since the quote: this one waits for its result.
         return None
     return hold.id
+
+
+_job, _account = table_of(Job), table_of(Account)
+_STORE_JOB = (
+    sa_insert(_job)
+    .values(
+        {
+            **{c.name: bindparam(f"b_{c.name}", type_=c.type) for c in _job.c if c.name != "plan"},
+            "plan": sa_select(_account.c.plan).where(_account.c.id == bindparam("b_account_id")).scalar_subquery(),
+        }
+    )
+    .returning(_job.c.plan)
+)

@@ -59,6 +59,7 @@ def make_document(view: ReceiptView) -> dict[str, Any]:
         },
         "price": {
             "version": receipt.price_version,
+            "note": view.price_note,
             "alpha": str(receipt.alpha),
             "beta": str(receipt.beta),
             "reference_pixels": REFERENCE_PIXELS,

@@ -19,7 +19,7 @@ from core.ledger.tables import Entry, Hold
 from core.money import from_millitokens, to_millitokens
 from core.pricing import receipts
 from core.pricing.receipts import Computation, Cursor, ReceiptFilter
-from core.pricing.tables import Receipt
+from core.pricing.tables import PriceBook, Receipt
 from core.services.application import Application
 
 REPEATS_SHOWN_MAX = 20
@@ -58,11 +58,13 @@ class ReceiptView:
     """A receipt with all that belongs to it.
 
     `entry` is the ledger's line that took the amount, `digest` its seal and `previous_digest` that of the line before
-    (None while it is not sealed). `repeats` are the newest images that were answered free because of this charge,
-    `repeat_count` of them in all. `names` gives addresses to the ids of the account's people.
+    (None while it is not sealed). `price_note` is the note of its price list, which names the measured table of a
+    calibrated one. `repeats` are the newest images that were answered free because of this charge, `repeat_count` of
+    them in all. `names` gives addresses to the ids of the account's people.
     """
 
     receipt: Receipt
+    price_note: str
     computation: Computation
     hold: Hold
     entry: Entry
@@ -145,6 +147,7 @@ def _view(session: Session, receipt: Receipt) -> ReceiptView:
     digest = seal.get_digest(session, account_id, entry.seq)
     return ReceiptView(
         receipt=receipt,
+        price_note=session.get_one(PriceBook, receipt.price_version).note,
         computation=receipts.compute_receipt(receipt),
         hold=hold,
         entry=entry,

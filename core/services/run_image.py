@@ -16,13 +16,14 @@ from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionM
 from core.group_commit import GroupCommitError
 from core.inference.images import DecodedImage, decode_image
 from core.inference.pixel_gate import IN_JOBS
-from core.inference.scheduler import Inference
+from core.inference.scheduler import Inference, Priority
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
 from core.ledger.corrections import refund_capture
 from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
+from core.plans import Plan
 from core.pricing.book import Prices, get_prices
 from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import Quote, Receipt
@@ -110,9 +111,7 @@ def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | 
 
 
 def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> Inference:
-    version = app.registry.resolve(job.model)
-    if version.version != job.model_version:
-        raise InferenceError("The model changed since the price was shown: preview again. Nothing was taken.")
+    version = app.registry.find_version(job.model, job.model_version)
     deadline = time.monotonic() + app.settings.image_timeout_s
     while True:
         try:
@@ -121,6 +120,7 @@ def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> I
                 version,
                 detect_params(job.img_size),
                 customer=job.account_id,
+                priority=Priority.VIP if job.plan == Plan.VIP else Priority.NORMAL,
                 timeout_s=deadline - time.monotonic(),
             )
             break
@@ -220,7 +220,7 @@ def _terms_of(session: Session, job: Job) -> tuple[Quote, Prices]:
 def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
     """What the price book promises for a result that took too long, in the transaction of its charge."""
     waited_s = int((utcnow() - job.created_at).total_seconds())
-    rule = find_late_rule(prices.late_rules, waited_s)
+    rule = find_late_rule(prices.late_rules, waited_s, plan=job.plan, position=image.position)
     if rule is None or not rule.refund_mt(image.amount_mt):
         return
     assert image.hold_id is not None
@@ -228,7 +228,7 @@ def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices)
         session,
         image.hold_id,
         rule.refund_mt(image.amount_mt),
-        reason=f"late: {waited_s} s after the run was started, promised within {rule.after_s} s",
+        reason=f"late: {waited_s} s after the run was started, {rule.promise(image.position)}",
         actor=LATE_RULE,
     )
 

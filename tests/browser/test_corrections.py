@@ -189,6 +189,49 @@ def test_freeze(operator: Page, customer: Page, artifacts: Path, request) -> Non
     assert [(row["type"], row["reason"]) for row in rows] == [("unfreeze", "he called"), ("freeze", "card stolen?")]
 
 
+def test_plan(operator: Page, customer: Page, server: Server, artifacts: Path, request) -> None:
+    """With a reason the customer becomes a VIP and reads what that is; it is taken back; the audit log has both."""
+    email = email_of(request.node.name)
+    open_customer(operator, email)
+    operator.get_by_role("button", name="Make it a VIP").click()
+    dialog = operator.get_by_role("dialog")
+    promise = "A picture that is not done 10 s after its run was started gives back 50"
+    expect(dialog.get_by_text(promise)).to_be_visible(timeout=30_000)
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog.get_by_text("Say why")).to_be_visible(timeout=30_000)
+    dialog.get_by_label("Reason, for the audit log").fill("signed a contract")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog.get_by_text(f"Make {email} a VIP?")).to_be_visible(timeout=30_000)
+    dialog.get_by_role("button", name="Make it a VIP").click()
+    expect(operator.get_by_text(f"{email} is a VIP now.")).to_be_visible(timeout=30_000)
+    settle(operator)
+    operator.screenshot(path=artifacts / "plan-vip.png", full_page=True)
+    operator.set_viewport_size({"width": 390, "height": 900})
+    fits(operator)
+    operator.set_viewport_size({"width": 1280, "height": 1000})
+    customer.goto(f"{server.url}/account?section=profile")
+    expect(customer.get_by_text("your pictures go before those of other customers.")).to_be_visible(timeout=60_000)
+    expect(customer.get_by_text(promise)).to_be_visible()
+    settle(customer)
+    customer.screenshot(path=artifacts / "plan-customer.png", full_page=True)
+    operator.get_by_role("button", name="Back to the standard plan").click()
+    dialog = operator.get_by_role("dialog")
+    dialog.get_by_label("Reason, for the audit log").fill("it ended")
+    dialog.get_by_role("button", name="Continue").click()
+    dialog.get_by_role("button", name="Back to the standard plan").click()
+    expect(operator.get_by_text(f"{email} has the standard plan now.")).to_be_visible(timeout=30_000)
+    operator.get_by_role("tab", name="Audit log").click()
+    settle(operator)
+    with operator.expect_download() as download:
+        operator.get_by_role("button", name="Audit log as CSV").click()
+    with Path(download.value.path()).open(encoding="utf-8") as file:
+        changes = [row for row in csv.DictReader(file) if row["action"] == "account.plan"]
+    assert [(row["actor"], json.loads(row["details"])) for row in changes[:2]] == [
+        (OPERATOR, {"plan": "standard", "reason": "it ended"}),
+        (OPERATOR, {"plan": "vip", "reason": "signed a contract"}),
+    ]
+
+
 def test_a_voucher_redeemed_with_a_double_click(operator: Page, customer: Page) -> None:
     """Two clicks on Redeem are one request: credited once, and no complaint about a used voucher."""
     operator.get_by_role("button", name="Make vouchers").click()

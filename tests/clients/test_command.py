@@ -91,12 +91,26 @@ def break_down() -> None:
     raise RuntimeError("a bug")
 
 
+alone = typer.Typer(add_completion=False)
+
+
+@alone.command("measure")
+def measure(times: int = 1) -> None:
+    """A package with one command."""
+    typer.echo("measured " * times)
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two packages with commands, one of which cannot be imported, and one that takes a name of ours."""
 
     def installed(*, group: str) -> list[EntryPoint]:
-        values = {"extra": f"{__name__}:extra", "lost": "no_such_package:app", "balance": f"{__name__}:extra"}
+        values = {
+            "extra": f"{__name__}:extra",
+            "alone": f"{__name__}:alone",
+            "lost": "no_such_package:app",
+            "balance": f"{__name__}:extra",
+        }
         return [EntryPoint(name, value, group) for name, value in values.items()]
 
     monkeypatch.setattr(extensions, "entry_points", installed)
@@ -108,6 +122,15 @@ def test_commands_of_other_packages() -> None:
     assert run("extra", "disagree").exit_code == 1
     assert "Give an API key" in run("balance", "--host", NOWHERE).stderr
     assert run("--help").stdout.count("Of another package.") == 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_single_command_goes_by_the_name_of_its_entry_point() -> None:
+    """Its options come right after that name, and it stands in the help."""
+    outcome = run("alone", "--times", "2")
+    assert (outcome.exit_code, outcome.stdout) == (0, "measured measured \n")
+    assert "COMMAND" not in run("alone", "--help").stdout
+    assert "A package with one command." in run("--help").stdout
 
 
 @pytest.mark.usefixtures("installed")

@@ -13,12 +13,12 @@ import pytest
 
 from core.config import Settings
 from core.errors import RateLimitedError, TooManyImagesError
-from core.rates import Plan, RateLimiter, Remaining, Window, default_plan
+from core.rates import RateLimiter, RateLimits, Remaining, Window, read_limits
 from core.redis_link import CLOSED, OPEN, RedisLink
 from tests.redis_server import PATIENCE_S, RedisServer, running_redis
 
-PLAN = Plan("test", requests_per_s=20, images_per_minute=600, jobs_concurrent=3)
-SMALL = Plan("small", requests_per_s=5, images_per_minute=10, jobs_concurrent=1)
+LIMITS = RateLimits(requests_per_s=20, images_per_minute=600, jobs_concurrent=3)
+SMALL = RateLimits(requests_per_s=5, images_per_minute=10, jobs_concurrent=1)
 THREADS = 16
 # What a wait of 50 ms may take on a machine that does other things too.
 SLOW_S = 0.06
@@ -42,9 +42,9 @@ def open_limiter(server: RedisServer) -> Iterator[OpenLimiter]:
     """
     links: list[RedisLink] = []
 
-    def open_one(plan: Plan = PLAN, *, timeout_ms: int = PATIENCE_S * 1000) -> RateLimiter:
+    def open_one(limits: RateLimits = LIMITS, *, timeout_ms: int = PATIENCE_S * 1000) -> RateLimiter:
         links.append(RedisLink(server.url, timeout_ms=timeout_ms, open_s=0.2))
-        return RateLimiter(plan, links[-1])
+        return RateLimiter(limits, links[-1])
 
     yield open_one
     for link in links:
@@ -52,21 +52,21 @@ def open_limiter(server: RedisServer) -> Iterator[OpenLimiter]:
 
 
 @pytest.fixture(params=["memory", "redis", "two processes"])
-def limiters(request: pytest.FixtureRequest) -> Callable[[Plan], tuple[RateLimiter, RateLimiter]]:
+def limiters(request: pytest.FixtureRequest) -> Callable[[RateLimits], tuple[RateLimiter, RateLimiter]]:
     """Two ways to one limit: the same limiter twice, or two that share a Redis."""
 
-    def open_two(plan: Plan) -> tuple[RateLimiter, RateLimiter]:
+    def open_two(limits: RateLimits) -> tuple[RateLimiter, RateLimiter]:
         if request.param == "memory":
-            limiter = RateLimiter(plan)
+            limiter = RateLimiter(limits)
             return limiter, limiter
         open_limiter: OpenLimiter = request.getfixturevalue("open_limiter")
-        limiter = open_limiter(plan)
-        return limiter, open_limiter(plan) if request.param == "two processes" else limiter
+        limiter = open_limiter(limits)
+        return limiter, open_limiter(limits) if request.param == "two processes" else limiter
 
     return open_two
 
 
-Limiters = Callable[[Plan], tuple[RateLimiter, RateLimiter]]
+Limiters = Callable[[RateLimits], tuple[RateLimiter, RateLimiter]]
 
 
 def passes(hit: Callable[[], None]) -> bool:
@@ -87,18 +87,18 @@ def wait_for_state(limiter: RateLimiter, state: str) -> None:
         time.sleep(0.005)
 
 
-def test_the_plan_of_everybody_comes_from_the_settings() -> None:
+def test_the_limits_of_everybody_come_from_the_settings() -> None:
     """20 requests a second, 600 images a minute, 20 jobs at once, unless a setting says otherwise."""
-    assert default_plan(Settings(_env_file=None)) == Plan("default", 20, 600, 20)
+    assert read_limits(Settings(_env_file=None)) == RateLimits(20, 600, 20)
     changed = Settings(_env_file=None, rate_requests_per_s=1, rate_images_per_minute=2, rate_jobs_concurrent=3)
-    assert default_plan(changed) == Plan("default", 1, 2, 3)
+    assert read_limits(changed) == RateLimits(1, 2, 3)
 
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_exactly_the_limit_passes_under_sixteen_threads(limiters: Limiters, count: int) -> None:
     """16 threads want twice the minute's images, 1 or 7 at a time: 600 pass, or 595 and no part of the next seven."""
-    pair = limiters(PLAN)
-    attempts = 2 * PLAN.images_per_minute // count // THREADS
+    pair = limiters(LIMITS)
+    attempts = 2 * LIMITS.images_per_minute // count // THREADS
     start = threading.Barrier(THREADS)
 
     def client(number: int) -> int:
@@ -107,7 +107,7 @@ def test_exactly_the_limit_passes_under_sixteen_threads(limiters: Limiters, coun
 
     with ThreadPoolExecutor(THREADS) as threads:
         passed = sum(threads.map(client, range(THREADS)))
-    assert passed == PLAN.images_per_minute // count
+    assert passed == LIMITS.images_per_minute // count
     assert pair[0].fallbacks == pair[1].fallbacks == 0
 
 
@@ -262,8 +262,8 @@ def test_a_full_window_stays_full_whatever_happens_to_redis(
 
 def test_redis_harmed_under_load_lets_not_one_more_pass(open_limiter: OpenLimiter, server: RedisServer) -> None:
     """8 threads hit while Redis is frozen, thawed, killed, started, flushed, restarted: exactly the limit passes."""
-    plan = Plan("load", requests_per_s=1, images_per_minute=3000, jobs_concurrent=1)
-    limiter = open_limiter(plan, timeout_ms=50)
+    limits = RateLimits(requests_per_s=1, images_per_minute=3000, jobs_concurrent=1)
+    limiter = open_limiter(limits, timeout_ms=50)
     over = threading.Event()
 
     def client(_number: int) -> tuple[int, int]:
@@ -288,7 +288,7 @@ def test_redis_harmed_under_load_lets_not_one_more_pass(open_limiter: OpenLimite
         outcomes = [future.result() for future in futures]
     passed, refused = (sum(counts) for counts in zip(*outcomes, strict=True))
     print(f"{passed=} {refused=} {limiter.fallbacks=}")  # noqa: T201  # pytest shows it when the test fails
-    assert passed == plan.images_per_minute
+    assert passed == limits.images_per_minute
     assert refused > 0
     assert limiter.fallbacks > 0
 
@@ -328,9 +328,10 @@ def test_the_change_is_logged_once_and_every_decision_alone_is_counted(
     assert limiter.fallbacks == 5
 
 
+@pytest.mark.alone
 def test_a_frozen_redis_delays_one_request_by_50_ms(open_limiter: OpenLimiter, server: RedisServer) -> None:
     """Over five freezes: the first hit takes at most 60 ms more than before (median), the later ones at most 1 ms."""
-    limiter = open_limiter(Plan("fast", requests_per_s=10_000, images_per_minute=1, jobs_concurrent=1), timeout_ms=50)
+    limiter = open_limiter(RateLimits(requests_per_s=10_000, images_per_minute=1, jobs_concurrent=1), timeout_ms=50)
 
     def timed() -> float:
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from core.config import ROOT
 from core.db import Database
 from core.ledger import ledger
 from core.services import audit
-from gateway import cli
+from gateway import cli, cli_database
 from tests.core.ledger.tampering import allow_changes
 
 AGREES, DISAGREES, NOT_CHECKED = 0, 1, 2
@@ -341,7 +341,7 @@ def test_a_fault_of_the_program_is_not_one_of_the_ledger(
     def fail() -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "load_settings", fail)
+    monkeypatch.setattr(cli_database, "load_settings", fail)
     monkeypatch.setattr(sys, "argv", ["visionmeter", "ledger", "verify"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from core.plans import Plan
+from core.services import plans
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -64,6 +67,14 @@ def test_every_time_is_written_alike(customer: Customer, photo_bytes: dict[str, 
         result["created_at"],
     ]
     assert [one for one in times if not TIME.fullmatch(one)] == []
+
+
+def test_the_balance_says_the_plan(customer: Customer) -> None:
+    """The standard one, until the operator makes the account a VIP's."""
+    assert customer.get("/balance").json()["plan"] == "standard"
+    operator = customer.user.model_copy(update={"is_operator": True})
+    plans.set_plan(customer.app, operator, customer.user.account_id, Plan.VIP, reason="contract")
+    assert customer.get("/balance").json()["plan"] == "vip"
 
 
 def test_a_batch_tells_the_size_of_each_picture(customer: Customer, photo_bytes: dict[str, bytes]) -> None:

@@ -23,7 +23,7 @@ from ui.messages import explain, explain_code, known_codes
 PO = ROOT / "ui" / "locales" / "zh_CN" / "visionmeter.po"
 
 # Messages that are the same in both languages.
-SAME_IN_CHINESE: dict[str, str] = {}
+SAME_IN_CHINESE = {"VIP": "the Chinese say it, too"}
 
 # Messages that the code computes; each is covered by a test of its own.
 COMPUTED = {"ready[name].classes"}
@@ -65,6 +65,7 @@ NEVER_IN_THE_PORTAL = {
     "image_refused": "the base class of the refusals; each refusal has its own code",
     "charge_key_taken": "submit_quote turns it into a picture that waits for the first one",
     "unauthorized": "the portal shows its sign-in page instead",
+    "calibration_refused": "an operator's command",
     "config": "stops the start, before there is a portal",
     "invalid_request": "a program's body or parameters; the portal has widgets",
     "request_too_large": "a program's body; the portal's uploader has its own limit",

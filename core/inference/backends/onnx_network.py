@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from core.inference.backends.converted import Recipe, converted
 from core.inference.backends.head import load_flat
 from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.memory import return_freed
 from core.inference.weights import require_weights
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class OnnxNetwork:
     def close(self) -> None:
         """Give back its memory."""
         del self._session
+        return_freed()
 
 
 def open_onnx(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OnnxNetwork:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from core.inference.backends.converted import Recipe, converted
 from core.inference.backends.head import load_flat
 from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.memory import return_freed
 from core.inference.weights import require_weights
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class OpenVinoNetwork:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._requests.get_nowait()
+        return_freed()
 
 
 def open_openvino(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OpenVinoNetwork:

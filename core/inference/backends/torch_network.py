@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from core.inference.backends.head import FlatNetwork, load_flat
 from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.memory import return_freed
 
 
 class TorchNetwork:
@@ -49,6 +50,7 @@ class TorchNetwork:
     def close(self) -> None:
         """Give back its memory."""
         del self._network
+        return_freed()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -26,15 +26,13 @@ from core.inference.images import DecodedImage, Pixels
 from core.inference.pipeline import DetectParams
 from core.inference.registry import Model, ModelVersion
 from core.inference.scheduler import Priority
+from tests.detections import is_same
+from tests.other_weights import make_other_weights
 
 SEED = 20_261_126
 THREADS = 8
 SIZES = (96, 160, 224)
 CONFIDENCES = (0.05, 0.25, 0.5, 0.7)
-# Between a pass on one core and a pass on all, and between batches: the same kernels in another order of adding.
-CONFIDENCE_OFF = 0.002
-BOX_PX_OFF = 0.5
-
 Question = tuple[Pixels, ModelVersion, int, float]
 
 
@@ -42,12 +40,7 @@ Question = tuple[Pixels, ModelVersion, int, float]
 def versions(version: ModelVersion, tmp_path_factory: pytest.TempPathFactory) -> list[ModelVersion]:
     """The embedded model, and another version of it: trained on, as it were, so that it sees a little differently."""
     path = tmp_path_factory.mktemp("second") / "other.pt"
-    torch.manual_seed(SEED)
-    other = YOLO(str(version.path))
-    with torch.no_grad():
-        for parameter in other.model.parameters():
-            parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.01 if parameter.numel() > 1 else 0)
-    other.save(str(path))
+    make_other_weights(version.path, path, seed=SEED)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return [version, ModelVersion(Model("other", "Other", path.name, digest, False, ""), path, digest)]
 
@@ -81,24 +74,6 @@ def ask(engine: Engine, question: Question, customer: str = "", priority: Priori
             return future.result(120).detections
         except EngineBusyError:
             continue
-
-
-def is_same(expected: Detections, found: Detections, confidence: float) -> bool:
-    """Each box of one side that is surely above the threshold is on the other, and the other way round."""
-    return _holds(expected, found, confidence) and _holds(found, expected, confidence)
-
-
-def _holds(these: Detections, others: Detections, confidence: float) -> bool:
-    surely = these.confidence > confidence + 2 * CONFIDENCE_OFF
-    for box, value, class_id in zip(these.xyxy[surely], these.confidence[surely], these.class_id[surely], strict=True):
-        near = (
-            (np.abs(others.xyxy - box).max(axis=1, initial=0) <= BOX_PX_OFF)
-            & (np.abs(others.confidence - value) <= CONFIDENCE_OFF)
-            & (others.class_id == class_id)
-        )
-        if not near.any():
-            return False
-    return True
 
 
 def count_wrong(

@@ -13,6 +13,7 @@ from sqlmodel import select
 from core import errors
 from core.identity.tables import User
 from core.jobs.tables import JobImage, Result
+from core.jobs.turns import Turns
 from core.ledger.tables import Hold
 from core.pricing.tables import Receipt
 from core.services import account_view, receipts
@@ -389,7 +390,7 @@ def test_lease_lost_while_the_model_ran(app: Application, ann: User) -> None:
     submit(app, ann, quote(app, ann, files), files)
     with app.db.write() as session:
         jobs.adopt_queued_jobs(session, "me", lease_s=60)
-        claimed = jobs.claim_image(session, "me", {})
+        claimed = jobs.claim_image(session, "me", Turns(8))
     assert claimed is not None
     change(app, "UPDATE hold SET expires_at = '2001-01-01 00:00:00.000000'")
     with app.db.write() as session:

@@ -151,6 +151,7 @@ def test_without_a_redis_nothing_is_found_and_nothing_raised() -> None:
     assert cache.get("acct_a", "key") is None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("harm", ["kill", "freeze"])
 def test_a_redis_that_is_gone_is_like_an_empty_one(hasty_link: RedisLink, server: RedisServer, harm: str) -> None:
     """Killed or frozen: every answer is the one of an empty Redis, and only the first takes time."""

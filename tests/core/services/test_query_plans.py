@@ -19,6 +19,7 @@ from core.config import Settings
 from core.db import Database, utcnow
 from core.identity.tables import User
 from core.jobs import deliveries, jobs
+from core.jobs.turns import Turns
 from core.ledger import ledger, roll_up, seal
 from core.pricing.receipts import Cursor, ReceiptFilter
 from core.pricing.unrun import sum_stored
@@ -63,7 +64,7 @@ QUESTIONS: dict[str, Ask] = {
     "due holds": lambda _app, session: [ledger.due_accounts(session, utcnow()), ledger.expire_holds(session, "acct")],
     "lapsed jobs": lambda _app, session: jobs.lapsed_jobs(session, utcnow()),
     "work to do": lambda _app, session: [jobs.has_work(session, "me"), jobs.has_queued_jobs(session)],
-    "next image": lambda _app, session: jobs.claim_image(session, "me", {}),
+    "next image": lambda _app, session: jobs.claim_image(session, "me", Turns(8)),
     "own jobs": lambda _app, session: [jobs.running_jobs(session, "me"), jobs.renew_jobs(session, "me", lease_s=9)],
     "lost images": lambda _app, session: jobs.images_started_before(session, "me", utcnow() - timedelta(hours=1)),
     "unsealed": lambda _app, session: [seal.unsealed_accounts(session), seal.get_head(session, "acct")],

@@ -178,13 +178,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`remaining_tokens` can be spent; `held_tokens` are reserved for what runs; `tokens` is both."""
+    """`remaining_tokens` can be spent; `held_tokens` are reserved for what runs; `tokens` is both.
+
+    `plan` is `standard` or `vip`; a server of before there were plans says none.
+    """
 
     tokens: Decimal
     held_tokens: Decimal
     remaining_tokens: Decimal
     currency: str
     price_per_token: Decimal
+    plan: str = "standard"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Command groups of other packages, found by the entry-point group `visionmeter.commands` and loaded when asked for."""
+"""Commands of other packages, found by the entry-point group `visionmeter.commands` and loaded when asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_group
+from typer.main import get_command
 
 from visionmeter_client.cli.session import fail
 
@@ -45,6 +45,7 @@ def _load(extension: EntryPoint) -> Any:
         anything = {"ignore_unknown_options": True, "allow_extra_args": True}
         return TyperCommand(extension.name, callback=refuse, help=reason, context_settings=anything)
     assert isinstance(group, typer.Typer)
-    command = get_group(group)
+    # A package with several commands gives a group of them, one with a single command gives that.
+    command = get_command(group)
     command.name = extension.name
     return command

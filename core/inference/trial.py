@@ -1,0 +1,48 @@
+"""Weights are tried in a process of their own before they are loaded into this one.
+
+What a checkpoint may name is inspected before (`core.inference.weights`). What is left can still be broken in ways
+that end a process: then it is the child that ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from core.errors import WeightsRefusedError
+from core.inference.weights import inspect_weights
+
+TRIAL_TIMEOUT_S = 180.0
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def try_weights(path: Path, sha256: str) -> None:
+    """Inspect a file, load it in a child process and run one grey image there. Raises `WeightsRefusedError`."""
+    inspect_weights(path)
+    command = [sys.executable, "-m", "core.inference.trial", str(path), sha256]
+    try:
+        outcome = subprocess.run(  # noqa: S603  # our own interpreter and module; the path is an argument
+            command, cwd=_ROOT, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise WeightsRefusedError(f"{path.name} does not load in time: it was not used.") from None
+    if outcome.returncode != 0:
+        last = outcome.stderr.strip().splitlines()[-1:] or [f"the process ended with {outcome.returncode}"]
+        raise WeightsRefusedError(f"{path.name} does not run and was not used: {last[0][:300]}")
+
+
+def _try_here(path: Path, sha256: str) -> None:
+    import numpy as np
+    import torch
+
+    from core.inference.backends.torch_network import open_torch
+
+    network = open_torch(path, sha256, device=torch.device("cpu"), cores=1)
+    outputs = network.forward(np.full((1, 3, 64, 64), 114 / 255, np.float32))
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise WeightsRefusedError(f"{path.name} computes what is no number.")
+
+
+if __name__ == "__main__":
+    _try_here(Path(sys.argv[1]), sys.argv[2])
