@@ -190,17 +190,23 @@ class Registry:
     def find_version(self, name: str, version: str) -> ModelVersion:
         """A version by its first 12 characters: the one that is served, or one that is kept.
 
-        Raises `ModelNotFoundError`, and `ModelNotReadyError` for a version that is not here any more.
+        Raises `ModelNotFoundError`, `ModelNotReadyError` for a version that is not here any more, and
+        `WeightsRefusedError` when what lies in its place is refused.
         """
+        refusal: WeightsRefusedError | None = None
         try:
             now = self.resolve(name)
             if now.version == version:
                 return now
-        except (ModelNotReadyError, WeightsRefusedError):
+        except ModelNotReadyError:
             pass  # its file is gone: the version may be kept all the same
+        except WeightsRefusedError as error:
+            refusal = error
         for kept in self.list_versions(name):
             if kept.version == version:
                 return kept
+        if refusal is not None:
+            raise refusal
         raise ModelNotReadyError(
             f"The weights {version} of {name} are not here any more: preview again for those of today.",
             model=name,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -26,7 +28,9 @@ def pauses_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         made.append(seconds)
 
-    monkeypatch.setattr("visionmeter_client.client.time.sleep", made.append)
+    # Only the client's: other threads of this process sleep as well.
+    own = SimpleNamespace(**{**vars(time), "sleep": made.append})
+    monkeypatch.setattr("visionmeter_client.client.time", own)
     monkeypatch.setattr(anyio, "sleep", sleep)
     return made
 
