@@ -143,8 +143,14 @@ def sign_up(page: Page, url: str, email: str, password: str = "correct horse bat
     page.goto(url)
     page.get_by_role("tab").nth(1).click()
     form = page.get_by_role("tabpanel").filter(visible=True)
-    form.get_by_role("textbox").nth(0).fill(email)
-    form.locator("input[type=password]").fill(password)
+    address = form.get_by_role("textbox").nth(0)
+    for _ in range(5):
+        # A page that is still coming may draw the form anew, and with it an empty field.
+        address.fill(email)
+        form.locator("input[type=password]").fill(password)
+        page.wait_for_timeout(300)
+        if address.input_value() == email:
+            break
     form.get_by_role("button", name=re.compile("Create account|创建账户")).click()
     expect(page.get_by_test_id("stMetricValue").first).to_be_visible(timeout=60_000)
     settle(page)
