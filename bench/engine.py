@@ -17,7 +17,6 @@ is built from its published architecture (its weights are random, so its boxes m
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 import random
@@ -41,7 +40,7 @@ import numpy as np
 from bench.ledger import spread
 from core.inference.images import Pixels
 from core.inference.pipeline import DetectParams, letterbox, to_batch
-from core.inference.registry import Model, ModelVersion
+from core.inference.registry import ModelVersion
 
 SEED = 20261126
 CLIENTS = (1, 8, 32)
@@ -89,20 +88,13 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def make_versions(folder: Path) -> list[ModelVersion]:
     """The embedded model, and a yolov8n built from its architecture."""
-    import torch
-    from ultralytics.models import YOLO
-
     from core.inference.embedded import place_embedded_model
     from core.inference.registry import Registry
+    from core.inference.untrained import build_untrained
 
     registry = Registry(folder)
     assert place_embedded_model(registry) is not None, "the embedded model is not installed"
-    small = folder / "bench-yolov8n.pt"
-    torch.manual_seed(SEED)
-    YOLO("yolov8n.yaml").save(str(small))
-    digest = hashlib.sha256(small.read_bytes()).hexdigest()
-    model = Model("bench-yolov8n", "YOLOv8n, untrained", small.name, digest, embedded=False, classes="")
-    return [registry.resolve("yolov8s-fall"), ModelVersion(model, small, digest)]
+    return [registry.resolve("yolov8s-fall"), build_untrained(registry.get("yolov8n"), folder)]
 
 
 def make_tasks(versions: Sequence[ModelVersion], count: int) -> list[Task]:

@@ -146,7 +146,7 @@ def install_instant_engine() -> None:
         """Nothing is loaded."""
 
     Engine.submit = submit  # type: ignore[method-assign]  # the one part that is not the gateway's own
-    Engine.warm = warm  # type: ignore[method-assign]  # with it
+    Engine.warm = warm  # type: ignore[method-assign]  # else it would load a model
 
 
 def counting_app() -> Any:

@@ -70,7 +70,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[str], account_id: str) -> None:
-        super().__init__(events, headers={"Cache-Control": "no-store"})
+        super().__init__(events)
         self._account_id = account_id
         _streams.open(account_id)
 

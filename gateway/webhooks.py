@@ -27,7 +27,7 @@ router = APIRouter()
 def webhook_secret(caller: CallerDependency) -> Response:
     """Verify with any library of standardwebhooks.com. Needs a key that manages keys."""
     secret = webhooks.get_secret(current(), caller)
-    return JSONResponse({"secret": secret}, headers={"Cache-Control": "no-store"})
+    return JSONResponse({"secret": secret})
 
 
 @router.get(

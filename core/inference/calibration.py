@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from core.geometry import network_input
-from core.inference.backends.choose import count_cores
+from core.inference.backends.choose import count_cores, name_device
 from core.inference.cost_fit import Floats
 from core.inference.images import Pixels
 from core.inference.registry import ModelVersion
@@ -153,9 +153,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    on_gpu = device.type == "cuda"
     return {
-        "device": f"cuda ({torch.cuda.get_device_name(device)})" if on_gpu else device.type,
+        "device": name_device(device),
         "processor": _processor_name(),
         "cores": count_cores(),
         "versions": versions,

@@ -23,11 +23,11 @@ import torchvision  # noqa: F401  # imported first on purpose: without it NMS is
 from numpy.typing import NDArray
 
 from core.errors import EngineStoppedError, InferenceError, VisionMeterError
-from core.inference.backends.choose import count_cores
+from core.inference.backends.choose import count_cores, name_device
 from core.inference.backends.network import Network
 from core.inference.images import Pixels
 from core.inference.passes import Passes
-from core.inference.pipeline import DetectParams, letterbox, suppress, to_original
+from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, letterbox, suppress, to_original
 from core.inference.registry import ModelVersion
 from core.inference.replicas import Replica, Replicas
 from core.inference.scheduler import Inference, Priority, Request, Scheduler
@@ -108,9 +108,7 @@ class Engine:
     @property
     def device_name(self) -> str:
         """The device in words, for example `cpu` or `cuda (NVIDIA H100)`."""
-        if self.device.type == "cuda":
-            return f"cuda ({torch.cuda.get_device_name(self.device)})"
-        return self.device.type
+        return name_device(self.device)
 
     @property
     def queue_depth(self) -> int:
@@ -136,7 +134,7 @@ class Engine:
     def warm(self, version: ModelVersion) -> None:
         """Load a model and run one grey image through it, so that the first customer does not wait for it."""
         with self._replicas.use(version) as replica:
-            replica.run(np.full((64, 64, 3), 114, np.uint8), DetectParams(img_size=64))
+            replica.run(grey_picture(), DetectParams(img_size=GREY_PX))
 
     def submit(
         self,

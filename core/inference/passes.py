@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.inference.images import Pixels
-from core.inference.pipeline import PAD_VALUE
+from core.inference.pipeline import grey_picture
 from core.inference.replicas import Replica, Replicas
 from core.inference.scheduler import Bucket, Request
 
@@ -21,7 +21,6 @@ log = logging.getLogger("visionmeter")
 
 # `Replica.forward`, watched.
 Forward = Callable[[Replica, list[Pixels]], NDArray[np.float32]]
-_CHECK_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def _try(
 
 def _is_broken(replica: Replica, forward: Forward) -> bool:
     """Whether not even a picture that cannot be to blame passes."""
-    return _try(replica, [np.full((_CHECK_PX, _CHECK_PX, 3), PAD_VALUE, np.uint8)], forward)[0] is None
+    return _try(replica, [grey_picture()], forward)[0] is None
 
 
 def is_out_of_memory(error: Exception) -> bool:

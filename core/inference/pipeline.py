@@ -21,6 +21,7 @@ from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
 from core.inference.images import Pixels
 
 PAD_VALUE = 114
+GREY_PX = 64
 IOU_MAX = 0.7
 DETECTIONS_MAX = 300
 # A noisy picture can pass tens of thousands of boxes at confidence 0.05; NMS is quadratic in them.
@@ -37,6 +38,11 @@ class DetectParams:
     confidence_min: float = CONFIDENCE_STORED_MIN
     iou_max: float = IOU_MAX
     detections_max: int = DETECTIONS_MAX
+
+
+def grey_picture() -> Pixels:
+    """The smallest picture that says whether a network computes at all."""
+    return np.full((GREY_PX, GREY_PX, 3), PAD_VALUE, np.uint8)
 
 
 def letterbox(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +44,6 @@ class _Held:
     given_up: bool = False
 
 
-@dataclass(slots=True)
-class _Loading:
-    done: threading.Event = field(default_factory=threading.Event)
-
-
 class Replicas:
     """Loaded replicas by the SHA-256 of their weights. Thread-safe; loading one keeps nobody from using another."""
 
@@ -56,7 +51,7 @@ class Replicas:
         self._load = load
         self._loaded_max = loaded_max
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._loading: dict[str, _Loading] = {}
+        self._loading: dict[str, threading.Event] = {}
         self._mutex = threading.Lock()
 
     @contextmanager
@@ -105,10 +100,10 @@ class Replicas:
                 loading = self._loading.get(version.sha256)
                 mine = loading is None
                 if loading is None:
-                    loading = self._loading[version.sha256] = _Loading()
+                    loading = self._loading[version.sha256] = threading.Event()
             if not mine:
                 # Whoever loads it may fail: then this one tries.
-                loading.done.wait()
+                loading.wait()
                 continue
             try:
                 network = self._load(version)
@@ -119,7 +114,7 @@ class Replicas:
             finally:
                 with self._mutex:
                     del self._loading[version.sha256]
-                loading.done.set()
+                loading.set()
 
     def _make_room(self) -> None:
         for sha256 in list(self._held):

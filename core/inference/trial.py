@@ -37,9 +37,10 @@ def _try_here(path: Path, sha256: str) -> None:
     import torch
 
     from core.inference.backends.torch_network import open_torch
+    from core.inference.pipeline import grey_picture, to_batch
 
     network = open_torch(path, sha256, device=torch.device("cpu"), cores=1)
-    outputs = network.forward(np.full((1, 3, 64, 64), 114 / 255, np.float32))
+    outputs = network.forward(to_batch([grey_picture()]))
     if not all(np.isfinite(output).all() for output in outputs):
         raise WeightsRefusedError(f"{path.name} computes what is no number.")
 

@@ -24,6 +24,11 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def name_device(device: torch.device) -> str:
+    """A device in words, for example `cpu` or `cuda (NVIDIA H100)`."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def open_backend(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
     """The network of a version in one back end. Raises `WeightsRefusedError`, and whatever a package raises."""
     if name == "openvino":

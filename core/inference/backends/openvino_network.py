@@ -115,7 +115,8 @@ def _convert(path: Path, sha256: str, folder: Path) -> NetworkFacts:
     with warnings.catch_warnings(), torch.no_grad():
         # Tracing is deprecated in torch, untyped, and what OpenVINO takes; it notes each Python number that it meets.
         warnings.simplefilter("ignore")
-        traced: Any = torch.jit.trace(network, example, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        trace: Any = torch.jit.trace  # it has no types
+        traced = trace(network, example, strict=False, check_trace=False)
         model = openvino.convert_model(traced, example_input=example)
     # As Ultralytics' exporter, but in full precision: `compress_to_fp16` is on unless it is said.
     model.reshape([-1, 3, -1, -1])
