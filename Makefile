@@ -46,7 +46,7 @@ lint: install-dev ## style, types and layers
 # Two runs: a browser, and what measures time, have the machine to themselves. 5 is pytest's word for no test selected.
 test: lint ## lint, then all tests; those that need Chromium or PostgreSQL skip by name without
 	@$(BIN)/python -m core.inference.embedded
-	$(BIN)/python -m pytest -m "not soak and not alone and not browser" -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m "not soak and not alone and not browser" -n $(TEST_WORKERS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -m "not soak and (alone or browser)" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 soak: install-dev ## the longer forms of the tests

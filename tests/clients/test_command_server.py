@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -135,7 +136,8 @@ class Terminal:
     def __init__(self, gateway: Gateway, key: str, folder: Path, *arguments: str) -> None:
         environment = settings(gateway, key)
         pid, self._master = pty.fork()
-        if pid == 0:  # the command's own process
+        if pid == 0:  # the command's own process, with a Ctrl-C also where the tests run in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(folder)
             os.execve(COMMAND, [COMMAND, *arguments], environment)
         self._pid = pid

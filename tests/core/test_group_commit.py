@@ -214,6 +214,17 @@ def test_first_come_first_served(bench: Bench) -> None:
     assert bench.stored() == ["first", *names]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+# Not in a worker of a parallel run, which a Ctrl-C may end.
+@pytest.mark.alone
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_in_the_queue(bench: Bench) -> None:
     """Ctrl-C while waiting: out of the queue, nothing stored of it, and those before and behind go on."""
     holding, interrupted = threading.Event(), threading.Event()
