@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from core.db import utcnow
 from core.identity.tables import User
 from core.jobs import jobs
+from core.jobs.results import find_results
 from core.jobs.tables import Job, Result
 from core.ledger import ledger, roll_up, seal
 from core.ledger.tables import Account
@@ -88,7 +89,7 @@ def questions(app: Application, user: User) -> dict[str, Question]:
         "receipts: one with its computation": lambda: receipts.get_receipt(app, user, receipt.id),
         "detect: last runs": lambda: account_view.list_jobs(app, user),
         "detect: one run": lambda: account_view.get_job(app, user, job_id),
-        "detect: results there already": read(lambda session: jobs.find_results(session, account_id, charge_keys)),
+        "detect: results there already": read(lambda session: find_results(session, account_id, charge_keys)),
         "detect: work under way": read(lambda session: ledger.find_taken_keys(session, account_id, charge_keys)),
         "account: months": lambda: statement.statement_months(app, user, zone=ZONE),
         "account: statement of last month": lambda: statement.build_statement(

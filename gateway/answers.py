@@ -43,6 +43,8 @@ def detect_answer(outcome: Detected, detections: Detections, times_ms: Mapping[s
         "model": job.model,
         "model_version": job.model_version,
         "img_size": job.img_size,
+        "tile_px": job.tile_px,
+        "tiles_failed": outcome.tiles_failed,
         "image": _image(image.name, image.width, image.height, image.image_sha256),
         "predictions": detections.to_json(),
         "usage": {
@@ -83,6 +85,8 @@ def result_answer(stored: StoredResult, detections: Detections) -> dict[str, Any
         "model": result.model,
         "model_version": result.model_version,
         "img_size": result.img_size,
+        "tile_px": result.tile_px,
+        "tiles_failed": result.tiles_failed,
         "image": _image(image.name, image.width, image.height, image.image_sha256),
         "predictions": detections.to_json(),
         "created_at": time(result.created_at),
@@ -100,6 +104,7 @@ def quote_answer(quote: Quote) -> dict[str, Any]:
         "model": quote.model,
         "model_version": quote.model_version,
         "img_size": quote.img_size,
+        "tile_px": quote.tile_px,
         "created_at": time(quote.created_at),
         "expires_at": time(quote.expires_at),
         "images": [
@@ -109,6 +114,9 @@ def quote_answer(quote: Quote) -> dict[str, Any]:
                 "height": line.height,
                 "input_width": line.input_width,
                 "input_height": line.input_height,
+                "tiles": line.tiles,
+                "tile_input_width": line.tile_input_width,
+                "tile_input_height": line.tile_input_height,
                 "list_tokens": tokens(line.list_mt),
                 "tokens": tokens(line.amount_mt),
                 "free_reason": line.free_reason,
@@ -131,6 +139,7 @@ def job_answer(
         "model": job.model,
         "model_version": job.model_version,
         "img_size": job.img_size,
+        "tile_px": job.tile_px,
         "created_at": time(job.created_at),
         "finished_at": time(job.finished_at),
         "images": {
@@ -236,6 +245,7 @@ def _image_result(outcome: ImageOutcome, confidence: float, classes: Sequence[st
         "image": _image(image.name, image.width, image.height, image.image_sha256),
         "status": image.status,
         "error": image.error_code,
+        "tiles_failed": outcome.tiles_failed,
         "id": outcome.result_id,
         "predictions": found,
         "usage": {

@@ -119,7 +119,7 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
     facts = {
         "operation": "detect",
         "image": dict(picture.facts),
-        **options.model_dump(exclude={"image", "image_url", "name"}),
+        **options.facts(without={"image", "image_url", "name"}),
     }
     outcome = detection.find_answered(app, caller, key, facts) if key is not None else None
     data = None
@@ -133,6 +133,7 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
             name=picture.name,
             model=options.model,
             img_size=options.img_size,
+            tile_px=options.tile_px,
             key=key,
             request=facts,
             stages=stages,

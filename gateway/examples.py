@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MODEL = {"model": "yolov8s-fall", "model_version": "5f6f620d0fa5", "img_size": 640}
+_MODEL = {"model": "yolov8s-fall", "model_version": "5f6f620d0fa5", "img_size": 640, "tile_px": None}
 _PREDICTION = {
     "class": 0,
     "name": "Normal",
@@ -96,6 +96,7 @@ ANSWERED: dict[str, Any] = {
         "id": "res_723b71d2a50d7969725b2d75",
         "job_id": "job_6a8b7bdd02685679bdcf6027",
         **_MODEL,
+        "tiles_failed": 0,
         "image": _PICTURE,
         "predictions": [_PREDICTION],
         "usage": {
@@ -113,6 +114,7 @@ ANSWERED: dict[str, Any] = {
         "id": "res_723b71d2a50d7969725b2d75",
         "job_id": "job_6a8b7bdd02685679bdcf6027",
         **_MODEL,
+        "tiles_failed": 0,
         "image": _PICTURE,
         "predictions": [_PREDICTION],
         "created_at": "2026-11-24T20:14:33.704Z",
@@ -148,6 +150,9 @@ ANSWERED: dict[str, Any] = {
                 "height": 1080,
                 "input_width": 480,
                 "input_height": 640,
+                "tiles": 0,
+                "tile_input_width": 0,
+                "tile_input_height": 0,
                 "list_tokens": 0.75,
                 "tokens": 0.75,
                 "free_reason": None,
@@ -163,6 +168,7 @@ ANSWERED: dict[str, Any] = {
                 "image": _PICTURE,
                 "status": "charged",
                 "error": None,
+                "tiles_failed": 0,
                 "id": "res_c84844e0f7b5d38b11a16869",
                 "predictions": [_PREDICTION],
                 "usage": {"tokens": 0.75, "cached": False, "receipt_id": "rcpt_52fa3e40fbda9449adbdbb3b"},

@@ -18,7 +18,7 @@ _BINARY = {"type": "string", "format": "binary"}
 # What every operation with a key may answer.
 COMMON = (401, 403, 422, 429)
 SPENDING = (400, 402, 404, 408, 409, 413, 415, 500, 503, 507)
-PARAMETERS_IN_QUERY = ("model", "img_size", "confidence", "classes", "format", "annotated", "name")
+PARAMETERS_IN_QUERY = ("model", "img_size", "tile_px", "confidence", "classes", "format", "annotated", "name")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -67,6 +67,7 @@ HTTP_STATUS = {
     "image_url_refused": 422,
     "too_many_images": 422,
     "invalid_img_size": 422,
+    "invalid_tile_px": 422,
     "invalid_key_setting": 422,
     "invalid_request": 422,
     "invalid_role": 422,

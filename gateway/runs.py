@@ -54,6 +54,7 @@ from gateway.shapes import (
     JobOut,
     QuoteIn,
     QuoteOut,
+    RunOptions,
     split_names,
 )
 
@@ -92,9 +93,11 @@ def _quote(app: Application, caller: ApiCaller, body: Body) -> Quote:
     one = ImageIn(image_url=options.image_url, image=options.image, name=options.name)
     named = [one] if options.image_url is not None or options.image is not None else []
     pictures = _pictures(app, body, [*named, *(options.images or [])])
-    _require_priced(app, caller, pictures, options.model, options.img_size)
+    _require_priced(app, caller, pictures, options)
     images = _prepare(app, pictures)
-    return kept_quotes.quote_and_keep(app, caller, images, model=options.model, img_size=options.img_size)
+    return kept_quotes.quote_and_keep(
+        app, caller, images, model=options.model, img_size=options.img_size, tile_px=options.tile_px
+    )
 
 
 @router.get("/quotes/{quote_id}", response_model=QuoteOut, responses=problems(404), summary="A quote")
@@ -239,7 +242,7 @@ def _start(
     request = {
         "operation": "run",
         "images": [dict(picture.facts) for picture in pictures],
-        **options.model_dump(exclude={"images", "format", "confidence", "classes"}),
+        **options.facts(without={"images", "format", "confidence", "classes"}),
     }
     if key is not None:
         earlier = metered_detection.find_run(app, caller, key, request)
@@ -249,7 +252,7 @@ def _start(
         app.fetcher.check_webhook_url(webhook_url)
     require_free_run(caller)
     if options.quote_id is None:
-        _require_priced(app, caller, pictures, options.model, options.img_size)
+        _require_priced(app, caller, pictures, options)
         images = _prepare(app, pictures)
         job = kept_quotes.quote_and_run(
             app,
@@ -257,6 +260,7 @@ def _start(
             images,
             model=options.model,
             img_size=options.img_size,
+            tile_px=options.tile_px,
             idempotency_key=key,
             request=request,
             webhook_url=webhook_url,
@@ -293,11 +297,12 @@ def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Pictu
     return pictures
 
 
-def _require_priced(app: Application, caller: ApiCaller, pictures: list[Picture], model: str, img_size: int) -> None:
+def _require_priced(app: Application, caller: ApiCaller, pictures: list[Picture], options: RunOptions) -> None:
     """Refuse what could not be quoted before a picture is fetched, and count the pictures."""
-    require_model(caller, model)
-    quotes.require_size(img_size)
-    app.registry.resolve(model)
+    require_model(caller, options.model)
+    quotes.require_size(options.img_size)
+    quotes.require_tiles([], options.tile_px)
+    app.registry.resolve(options.model)
     app.rates.hit_images(caller.id, len(pictures))
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from core.geometry import IMG_SIZES_PX
 from core.inference.detections import CONFIDENCE_STORED_MIN
+from core.tiles import OVERLAP_PERCENT, TILES_PX
 
 DEFAULT_CONFIDENCE = 0.25
 DEFAULT_IMG_SIZE = 640
@@ -77,9 +78,21 @@ class RunOptions(Sent):
         description="The longer side of the network input in pixels; it decides the price.",
         json_schema_extra={"enum": list(IMG_SIZES_PX)},
     )
+    tile_px: int | None = Field(
+        default=None,
+        description="For small objects: the picture is also cut into tiles with this side in its pixels, which overlap "
+        f"by {OVERLAP_PERCENT} %, and each is run like a picture of its own. A picture no larger than a tile has none.",
+        json_schema_extra={"enum": [*TILES_PX, None]},
+    )
     confidence: Confidence = DEFAULT_CONFIDENCE
     classes: Classes = None
     format: Format = Field(default="json", description="How the result is written.")
+
+    def facts(self, *, without: set[str]) -> dict[str, Any]:
+        """What an idempotency key stands for, besides the pictures. A field that came later is not among them unset:
+        a key that was used before that means the same request.
+        """
+        return self.model_dump(exclude=without if self.tile_px is not None else {*without, "tile_px"})
 
 
 class DetectIn(RunOptions, ImageIn):
@@ -172,13 +185,15 @@ class ImageOut(Answer):
 
 
 class DetectOut(Answer):
-    """The answer for one picture."""
+    """The answer for one picture. `tiles_failed` of its tiles gave nothing and were not charged."""
 
     id: str
     job_id: str
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None
+    tiles_failed: int
     image: ImageOut
     predictions: list[Prediction]
     usage: Usage
@@ -192,6 +207,8 @@ class ResultOut(Answer):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None
+    tiles_failed: int
     image: ImageOut
     predictions: list[Prediction]
     created_at: datetime
@@ -234,13 +251,16 @@ class CocoOut(Answer):
 
 
 class QuoteImage(Answer):
-    """The price of one picture; `free_reason` says why it costs nothing."""
+    """The price of one picture; `free_reason` says why it costs nothing. `tiles` run besides the whole of it."""
 
     name: str
     width: int
     height: int
     input_width: int
     input_height: int
+    tiles: int
+    tile_input_width: int
+    tile_input_height: int
     list_tokens: float
     tokens: float
     free_reason: Literal["processed", "duplicate"] | None
@@ -257,6 +277,7 @@ class QuoteOut(Answer):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None
     created_at: datetime
     expires_at: datetime
     images: list[QuoteImage]
@@ -300,6 +321,7 @@ class ImageResult(Answer):
     image: ImageOut
     status: Literal["queued", "running", "charged", "free", "failed", "cancelled", "interrupted"]
     error: str | None
+    tiles_failed: int
     id: str | None
     predictions: list[Prediction]
     usage: ImageUsage
@@ -314,6 +336,7 @@ class JobOut(Answer):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None
     created_at: datetime
     finished_at: datetime | None
     images: JobImages

@@ -6,6 +6,7 @@ from core.geometry import IMG_SIZES_PX
 from core.inference.registry import ModelState
 from core.services import account_view, admin
 from core.services.application import current
+from core.tiles import TILES_PX
 from ui.batch import SAMPLES, clear_batch, collect, has_restored
 from ui.format import local_time, tokens
 from ui.i18n import _, ngettext
@@ -45,6 +46,17 @@ model = left.selectbox(
     key="model",
 )
 img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")
+tile_px = st.selectbox(
+    _("Tiles for small objects"),
+    [None, *TILES_PX],
+    format_func=lambda side: _("no tiles") if side is None else _("tiles of {side} × {side} px").format(side=side),
+    key="tile_px",
+    help=_(
+        "Objects of a few pixels vanish when a large picture is made small for the model. With tiles, the picture is "
+        "also cut into overlapping squares, and each is run like a picture of its own: more is found, and more pixels "
+        "are paid for. The price is shown before."
+    ),
+)
 others = [view.model.title for view in models if view.model.name not in ready]
 st.caption(
     _("Runs on {device}.").format(device=app.engine.device_name)
@@ -55,7 +67,7 @@ candidates = collect(uploads, samples)
 if candidates:
     if has_restored():
         st.button(_("Clear these pictures"), icon=":material/close:", on_click=clear_batch)
-    show_preview(candidates, model, img_size)
+    show_preview(candidates, model, img_size, tile_px)
 
 jobs = account_view.list_jobs(app, user, limit=10)
 job_id = st.query_params.get("run") or st.session_state.get("job_id")

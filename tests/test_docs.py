@@ -54,8 +54,8 @@ def test_worked_examples_of_prices(row: list[str]) -> None:
     """Each price that the README works out is what a customer would be quoted."""
     image, img_size, model, network, _exact, tokens = row
     width, height = map(int, image.split("×"))
-    shape, amount_mt = read_book().price_image(height, width, int(img_size), model)
-    assert (f"{shape.width}×{shape.height}", format_tokens(amount_mt)) == (network, tokens)
+    plan, amount_mt = read_book().price_image(height, width, int(img_size), model)
+    assert (f"{plan.whole.width}×{plan.whole.height}", format_tokens(amount_mt)) == (network, tokens)
 
 
 def test_discounts_are_those_of_the_price_book() -> None:

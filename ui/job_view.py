@@ -39,6 +39,7 @@ def show_job(job_id: str) -> None:
         _("Run of {time} · {model} at {size}").format(
             time=local_time(view.job.created_at), model=view.job.model, size=view.job.img_size
         )
+        + (" · " + _("tiles of {side} × {side} px").format(side=view.job.tile_px) if view.job.tile_px else "")
     )
     if view.job.status != "finished":
         st.fragment(_show_progress, run_every=POLL_S)(job_id)
@@ -212,6 +213,11 @@ def _show_image(
     st.image(picture, width="stretch", caption=f"{plain(image.name)} — {counts}")
     price = _("free") if image.status == "free" else tokens(image.amount_mt)
     st.caption(f"{image.width} × {image.height} px · {price} · {image.model_ms or 0} ms")
+    if image.returned_mt:
+        st.caption(
+            ":material/undo: "
+            + _("Some tiles of this picture failed: {amount} given back.").format(amount=tokens(image.returned_mt))
+        )
     with st.expander(_("Detections and downloads")):
         st.dataframe(
             [

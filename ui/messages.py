@@ -126,6 +126,13 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         "The disk of this service is full, so it takes no pictures. Nothing was taken: tell the operator, and try "
         "again later."
     ),
+    "invalid_tile_px": lambda d: (
+        _(
+            "This picture has {tiles} tiles of this size, and a picture has at most {tiles_max}: choose larger tiles."
+        ).format(**d)
+        if "tiles" in d
+        else _("Choose one of the tile sizes offered.")
+    ),
     "voucher_not_found": lambda _d: _("No voucher has this code: check it for a typing mistake."),
     "voucher_used": lambda d: (
         _("You have redeemed this voucher already: it stands in your transactions below.")

@@ -9,11 +9,14 @@ import streamlit as st
 
 from core.db import utcnow
 from core.errors import VisionMeterError
+from core.inference.draw import draw_tiles
+from core.inference.images import decode_image, encode_jpeg
 from core.money import format_tokens
 from core.pricing.tables import Quote
 from core.services import account_view
 from core.services.application import current
-from core.services.quotes import FREE_PROCESSED, QuoteLine, next_discount, quote_batch, quote_lines
+from core.services.quotes import FREE_PROCESSED, THUMBNAIL_PX, QuoteLine, next_discount, quote_batch, quote_lines
+from core.tiles import OVERLAP_PERCENT, plan_tiles
 from ui.batch import Candidate
 from ui.format import local_time, percent, plain, show_amount, tokens
 from ui.i18n import _, ngettext
@@ -26,7 +29,7 @@ REQUOTE_BEFORE_S = 30
 BINDING_REFRESH_S = 20.0
 
 
-def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None:
+def show_preview(candidates: list[Candidate], model: str, img_size: int, tile_px: int | None) -> None:
     """The preview of a batch. Pictures that cannot be served are named with the reason; the others go on."""
     for candidate in candidates:
         if candidate.problem is not None:
@@ -35,14 +38,14 @@ def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None
     if not served:
         return
     try:
-        quote = _current_quote(served, model, img_size)
+        quote = _current_quote(served, model, img_size, tile_px)
     except VisionMeterError as error:
         st.error(explain(error))
         return
     lines = quote_lines(quote)
     st.subheader(_("Price before running"))
     for candidate, line in list(zip(served, lines, strict=True))[:LINES_SHOWN]:
-        _show_line(candidate, line, quote.discount_percent)
+        _show_line(candidate, line, quote)
     if len(lines) > LINES_SHOWN:
         with st.expander(ngettext("{n} more picture", "{n} more pictures", len(lines) - LINES_SHOWN)):
             st.dataframe(
@@ -59,7 +62,7 @@ def show_preview(candidates: list[Candidate], model: str, img_size: int) -> None
     _show_total(quote, served, lines)
 
 
-def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
+def _current_quote(served: list[Candidate], model: str, img_size: int, tile_px: int | None) -> Quote:
     """The stored quote of exactly this batch; a new one when the batch changed or the old one runs out.
 
     A click on Run keeps the quote that was on the button, however old: `submit_quote` renews it, and asks when the
@@ -70,6 +73,7 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
         tuple((candidate.name, candidate.image.file_sha256) for candidate in served if candidate.image),
         model,
         img_size,
+        tile_px,
         st.session_state.get("jobs_seen", 0),
     )
     quote: Quote | None = st.session_state.get("quote")
@@ -81,7 +85,7 @@ def _current_quote(served: list[Candidate], model: str, img_size: int) -> Quote:
         # The click was meant for the price that was on the button; the new one must be looked at first.
         st.warning(explain_code("quote_mismatch"), icon=":material/price_change:")
     images = [candidate.image for candidate in served if candidate.image]
-    quote = quote_batch(current(), user, images, model=model, img_size=img_size)
+    quote = quote_batch(current(), user, images, model=model, img_size=img_size, tile_px=tile_px)
     st.session_state["quote"], st.session_state["quote_signature"] = quote, signature
     return quote
 
@@ -94,18 +98,28 @@ def _formula(line: QuoteLine, discount_percent: Decimal) -> str:
     share = f" + {format_tokens(line.floor_mt)} {_('floor')}" if line.floor_mt else ""
     at_minimum = f" ({_('minimum')})" if line.amount_mt - line.floor_mt == line.minimum_mt else ""
     return (
-        f"{line.alpha} × ({line.input_width} × {line.input_height} / 640²) × {line.beta}{discount}{share} = "
+        f"{line.alpha} × ({_pixels(line)} / 640²) × {line.beta}{discount}{share} = "
         f"{format_tokens(line.amount_mt)}{at_minimum}"
     )
+
+
+def _pixels(line: QuoteLine) -> str:
+    whole = f"{line.input_width} × {line.input_height}"
+    if not line.tiles:
+        return whole
+    return f"({whole} + {line.tiles} × {line.tile_input_width} × {line.tile_input_height})"
 
 
 def _free_words(line: QuoteLine) -> str:
     return _("already processed — free") if line.free_reason == FREE_PROCESSED else _("same picture as above — free")
 
 
-def _show_line(candidate: Candidate, line: QuoteLine, discount_percent: Decimal) -> None:
+def _show_line(candidate: Candidate, line: QuoteLine, quote: Quote) -> None:
+    discount_percent = quote.discount_percent
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        if candidate.thumbnail:
+        if candidate.thumbnail and line.tiles and quote.tile_px:
+            st.image(_with_grid(candidate.thumbnail, line.height, line.width, quote.tile_px), width=THUMBNAIL_PX)
+        elif candidate.thumbnail:
             st.image(candidate.thumbnail, width=88)
         with st.container(gap=None):
             st.markdown(f"**{plain(line.name)}**")
@@ -117,6 +131,15 @@ def _show_line(candidate: Candidate, line: QuoteLine, discount_percent: Decimal)
                     input_height=line.input_height,
                 )
             )
+            if line.tiles:
+                st.caption(
+                    _("and {tiles}, each {input_width} × {input_height}, overlapping by {overlap}").format(
+                        tiles=ngettext("{n} tile", "{n} tiles", line.tiles),
+                        input_width=line.tile_input_width,
+                        input_height=line.tile_input_height,
+                        overlap=percent(Decimal(OVERLAP_PERCENT)),
+                    )
+                )
             if line.free_reason is not None:
                 st.markdown(f":green-badge[{_free_words(line)}]")
             elif line.amount_mt < line.list_mt:
@@ -125,6 +148,15 @@ def _show_line(candidate: Candidate, line: QuoteLine, discount_percent: Decimal)
                 )
             else:
                 st.markdown(f"`{_formula(line, discount_percent)}` {_('tokens')}")
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _with_grid(thumbnail: bytes, height: int, width: int, tile_px: int) -> bytes:
+    """A thumbnail with the tiles of its picture, as JPEG."""
+    small = decode_image(thumbnail, bytes_max=len(thumbnail), pixels_max=THUMBNAIL_PX * THUMBNAIL_PX).pixels
+    # At any size of the network input: the grid is cut from the picture itself.
+    tiles = plan_tiles(height, width, 640, tile_px).tiles
+    return encode_jpeg(draw_tiles(small, tiles, height, width), longest_side_px=THUMBNAIL_PX)
 
 
 def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -> None:

@@ -82,18 +82,27 @@ def show_receipt_page(app: Application, user: User, view: ReceiptView) -> None:
 
 def price_formula(view: ReceiptView) -> str:
     """The formula of a receipt with its numbers filled in."""
-    receipt, shape = view.receipt, view.computation.shape
+    receipt = view.receipt
     discount = f" × (1 − {percent(receipt.discount_percent)})" if receipt.discount_percent else ""
     floor = f" + {format_tokens(receipt.floor_mt)}" if receipt.floor_mt else ""
     return (
-        f"{receipt.alpha} × ({shape.width} × {shape.height} / 640²) × {receipt.beta}{discount}{floor} → "
+        f"{receipt.alpha} × ({_pixels(view)} / 640²) × {receipt.beta}{discount}{floor} → "
         f"{format_tokens(view.recomputed_mt)}"
     )
 
 
+def _pixels(view: ReceiptView) -> str:
+    """The pixels that were paid for: those of the whole picture, and of the tiles that did not fail."""
+    receipt, plan = view.receipt, view.computation.plan
+    whole = f"{plan.whole.width} × {plan.whole.height}"
+    if plan.tile is None:
+        return whole
+    return f"{whole} + {receipt.tiles - receipt.tiles_failed} × {plan.tile.width} × {plan.tile.height}"
+
+
 def _steps(view: ReceiptView) -> dict[str, str]:
     receipt, computation = view.receipt, view.computation
-    shape = computation.shape
+    shape = computation.plan.whole
     steps = {
         _("Network input"): _(
             "{width} × {height} px, longer side to {img_size}, each side up to a multiple of {stride}: "
@@ -106,8 +115,8 @@ def _steps(view: ReceiptView) -> dict[str, str]:
             input_width=shape.width,
             input_height=shape.height,
         ),
-        _("Formula"): f"{receipt.alpha} × ({shape.width} × {shape.height} / 640²) × {receipt.beta} = "
-        f"{exact_text(computation.exact)}",
+        **_tile_steps(view),
+        _("Formula"): f"{receipt.alpha} × ({_pixels(view)} / 640²) × {receipt.beta} = {exact_text(computation.exact)}",
     }
     if receipt.discount_percent:
         steps[_("Batch discount")] = (
@@ -125,6 +134,26 @@ def _steps(view: ReceiptView) -> dict[str, str]:
     if receipt.floor_mt:
         steps[_("Share of the floor")] = f"+ {from_millitokens(receipt.floor_mt)} = {computation.amount}"
     steps[_("Computed again now")] = f"**{tokens(view.recomputed_mt)}**"
+    return steps
+
+
+def _tile_steps(view: ReceiptView) -> dict[str, str]:
+    """How many tiles ran besides the whole picture, and which of them were given back."""
+    receipt, plan = view.receipt, view.computation.plan
+    if plan.tile is None:
+        return {}
+    steps = {
+        _("Tiles"): _("{tiles} of {tile_px} px besides the whole picture, each run as {width} × {height} px").format(
+            tiles=ngettext("{n} tile", "{n} tiles", receipt.tiles),
+            tile_px=receipt.tile_px,
+            width=plan.tile.width,
+            height=plan.tile.height,
+        )
+    }
+    if receipt.tiles_failed:
+        steps[_("Tiles that failed")] = ngettext(
+            "{n} tile, not charged", "{n} tiles, not charged", receipt.tiles_failed
+        )
     return steps
 
 

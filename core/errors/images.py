@@ -77,6 +77,12 @@ class InvalidImageSizeError(VisionMeterError):
     code = "invalid_img_size"
 
 
+class InvalidTileSizeError(VisionMeterError):
+    """`tile_px` is not one that is offered, or an image has too many tiles of that size."""
+
+    code = "invalid_tile_px"
+
+
 class InferenceError(VisionMeterError):
     """The model failed on this image."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from core.inference.detections import Detections
 from core.inference.images import Pixels
+from core.tiles import Tile
 
 # BGR of the Okabe-Ito palette: distinguishable with any kind of colour vision.
 PALETTE_BGR = (
@@ -58,6 +61,18 @@ def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
             cv2.LINE_AA,
         )
     return canvas
+
+
+def draw_tiles(pixels: Pixels, tiles: Sequence[Tile], image_height: int, image_width: int) -> Pixels:
+    """A copy of a picture, `(H, W, 3)` BGR of any size, with the outlines of the tiles of its image."""
+    canvas = np.ascontiguousarray(pixels.copy())
+    scale_y, scale_x = canvas.shape[0] / image_height, canvas.shape[1] / image_width
+    for tile in tiles:
+        top_left = round(tile.x1 * scale_x), round(tile.y1 * scale_y)
+        bottom_right = round(tile.x2 * scale_x) - 1, round(tile.y2 * scale_y) - 1
+        cv2.rectangle(canvas, top_left, bottom_right, (255, 255, 255), 1)
+    # Half of each line, so that what lies under many of them can still be seen.
+    return np.asarray(cv2.addWeighted(canvas, 0.7, pixels, 0.3, 0), np.uint8)
 
 
 def _ink(background_bgr: tuple[int, int, int]) -> tuple[int, int, int]:

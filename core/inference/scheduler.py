@@ -45,7 +45,8 @@ class Bucket(NamedTuple):
 class Inference:
     """The answer to one request. Times in milliseconds; `input_shape` is the tensor's `(height, width)`.
 
-    `model_ms` is the forward pass of the batch that the image was in, of `batch_size` images.
+    `model_ms` is the forward pass of the batch that the image was in, of `batch_size` images. Of an image in tiles,
+    `tiles_failed` gave nothing (`core.inference.tiled`).
     """
 
     detections: Detections
@@ -53,6 +54,7 @@ class Inference:
     wait_ms: float
     model_ms: float
     batch_size: int = 1
+    tiles_failed: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from core.db import table_of, utcnow
 from core.errors import JobNotFoundError
 from core.jobs.deliveries import add_delivery
-from core.jobs.tables import Job, JobImage, Result
+from core.jobs.tables import Job, JobImage
 from core.jobs.turns import ALL_PLANS, Turns
 
 OPEN_IMAGE = ("queued", "running")
@@ -40,52 +40,6 @@ class Progress:
     def given_back_mt(self) -> int:
         """Quoted, held, and then neither charged nor held any more."""
         return self.quoted_mt - self.charged_mt - self.held_mt
-
-
-def find_results(session: Session, account_id: str, charge_keys: Collection[str]) -> set[str]:
-    """Which charge keys have a stored result for this account."""
-    found: set[str] = set()
-    keys = list(charge_keys)
-    for start in range(0, len(keys), 500):
-        values = {"b_account": account_id, "b_keys": keys[start : start + 500]}
-        found.update(session.connection().execute(_FIND_RESULTS, values).scalars())
-    return found
-
-
-def get_result(session: Session, account_id: str, charge_key: str) -> Result | None:
-    """The stored result of a charge key, or None."""
-    return session.exec(select(Result).where(Result.account_id == account_id, Result.charge_key == charge_key)).first()
-
-
-def get_results(session: Session, account_id: str, charge_keys: Collection[str]) -> dict[str, Result]:
-    """The stored results of some charge keys, by key."""
-    found: dict[str, Result] = {}
-    keys = list(charge_keys)
-    for start in range(0, len(keys), 500):
-        some = select(Result).where(
-            Result.account_id == account_id, col(Result.charge_key).in_(keys[start : start + 500])
-        )
-        found.update((result.charge_key, result) for result in session.exec(some).all())
-    return found
-
-
-def find_result(session: Session, account_id: str, result_id: str) -> Result | None:
-    """A stored result by its id, if it is this account's."""
-    return session.exec(select(Result).where(Result.id == result_id, Result.account_id == account_id)).first()
-
-
-def find_image_of_result(session: Session, result: Result) -> JobImage | None:
-    """The image that a result was computed for, which was charged."""
-    return session.exec(
-        select(JobImage)
-        .join(Job, col(Job.id) == col(JobImage.job_id))
-        .where(
-            JobImage.charge_key == result.charge_key,
-            JobImage.status == "charged",
-            Job.account_id == result.account_id,
-        )
-        .limit(1)
-    ).first()
 
 
 def get_job(session: Session, account_id: str, job_id: str) -> Job:
@@ -120,41 +74,25 @@ def find_image(session: Session, hold_id: str) -> JobImage | None:
     return session.exec(select(JobImage).where(JobImage.hold_id == hold_id)).first()
 
 
-def list_free_repeats(session: Session, account_id: str, charge_key: str, *, limit: int) -> Sequence[JobImage]:
-    """The images of an account that were answered free from the stored result of a piece of work, newest first."""
-    return session.exec(
-        select(JobImage)
-        .join(Job, col(Job.id) == col(JobImage.job_id))
-        .where(Job.account_id == account_id, JobImage.charge_key == charge_key, JobImage.status == "free")
-        .order_by(col(JobImage.finished_at).desc(), col(JobImage.id))
-        .limit(limit)
-    ).all()
-
-
-def count_free_repeats(session: Session, account_id: str, charge_key: str) -> int:
-    """How many images `list_free_repeats` would give without a limit."""
-    return session.exec(
-        select(func.count())
-        .select_from(JobImage)
-        .join(Job, col(Job.id) == col(JobImage.job_id))
-        .where(Job.account_id == account_id, JobImage.charge_key == charge_key, JobImage.status == "free")
-    ).one()
-
-
 def get_progress(session: Session, job_id: str) -> Progress:
     """Counts and amounts of a job in one query."""
     rows = session.exec(
-        select(JobImage.status, func.count(), func.coalesce(func.sum(JobImage.amount_mt), 0))
+        select(
+            JobImage.status,
+            func.count(),
+            func.coalesce(func.sum(JobImage.amount_mt), 0),
+            func.coalesce(func.sum(JobImage.returned_mt), 0),
+        )
         .where(JobImage.job_id == job_id)
         .group_by(JobImage.status)
     ).all()
-    amounts = {status: int(amount) for status, _count, amount in rows}
+    amounts = {status: int(amount) for status, _count, amount, _returned in rows}
     return Progress(
-        total=sum(count for _status, count, _amount in rows),
-        counts={status: count for status, count, _amount in rows},
+        total=sum(count for _status, count, _amount, _returned in rows),
+        counts={status: count for status, count, _amount, _returned in rows},
         charged_mt=amounts.get("charged", 0),
         # An image that turned out to be done already costs nothing, whatever was quoted for it.
-        quoted_mt=sum(amounts.values()),
+        quoted_mt=sum(amounts.values()) + sum(int(returned) for _status, _count, _amount, returned in rows),
         held_mt=sum(amounts.get(status, 0) for status in OPEN_IMAGE),
     )
 
@@ -241,8 +179,12 @@ def end_image(
     error_code: str | None = None,
     wait_ms: int | None = None,
     model_ms: int | None = None,
+    returned_mt: int = 0,
 ) -> bool:
-    """Give an open image its final outcome; False when it had one already. Finishes the job with its last."""
+    """Give an open image its final outcome; False when it had one already. Finishes the job with its last.
+
+    `returned_mt` of its amount were given back although it was charged, for tiles that failed.
+    """
     connection = session.connection()
     if connection.dialect.name != "sqlite":
         # The job first: of two last images that end at once, the second must see the first. SQLite has one writer.
@@ -254,6 +196,7 @@ def end_image(
         "wait_ms": wait_ms,
         "model_ms": model_ms,
         "finished_at": utcnow(),
+        "returned_mt": returned_mt,
     }
     row = connection.execute(_END_IMAGE, outcome).first()
     if row is None:
@@ -372,10 +315,7 @@ def count_open_images(session: Session, account_id: str) -> int:
 
 
 # Prepared: to build the statements that every image takes would cost more than to execute them.
-_job, _image, _result = table_of(Job), table_of(JobImage), table_of(Result)
-_FIND_RESULTS = sa_select(_result.c.charge_key).where(
-    _result.c.account_id == bindparam("b_account"), _result.c.charge_key.in_(bindparam("b_keys", expanding=True))
-)
+_job, _image = table_of(Job), table_of(JobImage)
 _LOCK_JOB = (
     sa_select(_job.c.id)
     .where(_job.c.id == sa_select(_image.c.job_id).where(_image.c.id == bindparam("b_image")).scalar_subquery())
@@ -384,7 +324,13 @@ _LOCK_JOB = (
 _END_IMAGE = (
     update(_image)
     .where(_image.c.id == bindparam("b_image"), _image.c.status.in_(OPEN_IMAGE))
-    .values({name: bindparam(name) for name in ("status", "error_code", "wait_ms", "model_ms", "finished_at")})
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("status", "error_code", "wait_ms", "model_ms", "finished_at", "returned_mt")
+        }
+        | {"amount_mt": _image.c.amount_mt - bindparam("returned_mt")}
+    )
     .returning(_image.c.job_id)
 )
 _FINISH_JOB = (

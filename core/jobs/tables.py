@@ -32,6 +32,7 @@ class Job(SQLModel, table=True):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None = None
     status: str = "queued"
     runner: str | None = None
     lease_expires_at: datetime = Field(sa_type=UTCDateTime)
@@ -45,12 +46,14 @@ class JobImage(SQLModel, table=True):
     """One image of a job.
 
     `status` is `queued` or `running`, then for good one of `charged` (captured), `free` (answered from a stored
-    result), `failed` (given back, `error_code` says why), `cancelled` or `interrupted` (given back).
+    result), `failed` (given back, `error_code` says why), `cancelled` or `interrupted` (given back). Of a charged one,
+    `amount_mt` was taken, and `returned_mt` given back for tiles that failed.
     """
 
     __tablename__ = "job_image"
     __table_args__ = (
         UniqueConstraint("job_id", "position", name="uq_job_image_position"),
+        CheckConstraint("returned_mt >= 0", name="job_image_returned_not_negative"),
         CheckConstraint(
             "status IN ('queued', 'running', 'charged', 'free', 'failed', 'cancelled', 'interrupted')",
             name="job_image_status",
@@ -71,6 +74,7 @@ class JobImage(SQLModel, table=True):
     width: int
     charge_key: str
     amount_mt: int = Field(sa_type=BigInteger)
+    returned_mt: int = Field(default=0, sa_type=BigInteger)
     hold_id: str | None = Field(default=None, foreign_key="hold.id")
     status: str = "queued"
     error_code: str | None = None
@@ -165,7 +169,8 @@ class WebhookTurn(SQLModel, table=True):
 class Result(SQLModel, table=True):
     """Stored detections of one image by one model version with one set of parameters, for one account.
 
-    Written in the transaction that captures the hold: charged ⇔ the result is stored.
+    Written in the transaction that captures the hold: charged ⇔ the result is stored. `tiles_failed` of its tiles gave
+    nothing, and were not charged.
     """
 
     __table_args__ = (UniqueConstraint("account_id", "charge_key", name="uq_result"),)
@@ -177,5 +182,7 @@ class Result(SQLModel, table=True):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None = None
+    tiles_failed: int = 0
     detections: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

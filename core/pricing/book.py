@@ -13,7 +13,6 @@ from sqlmodel import Session, col, select
 
 from core.db import table_of
 from core.errors import NoRateError
-from core.geometry import NetworkInput, network_input
 from core.money import to_millitokens
 from core.pricing.discounts import (
     BatchDiscount,
@@ -24,23 +23,24 @@ from core.pricing.discounts import (
     read_discounts,
     write_discounts,
 )
-from core.pricing.formula import NO_DISCOUNT, calculate_tokens, charge_tokens, exact_tokens
+from core.pricing.formula import NO_DISCOUNT, charge_tokens, exact_tokens_of
 from core.pricing.receipts import compute_receipt
 from core.pricing.refund_rules import LateRule, read_late_rules, write_late_rules
 from core.pricing.tables import PriceBook, Quote, Rate, Receipt
+from core.tiles import TilePlan, plan_tiles
 
 DEFAULT_BOOK = Path(__file__).with_name("price_book.json")
 
 
 @dataclass(frozen=True, slots=True)
 class LinePrice:
-    """The price of one image of a batch, in milli-tokens.
+    """The price of one image of a batch, in milli-tokens; `plan` is what runs for it.
 
     `list_mt` is its price without discount. `amount_mt` is what it costs in this batch: 0 when it is not charged,
     otherwise its discounted price plus `floor_mt`, its share of the batch's floor (`core.pricing.discounts`).
     """
 
-    shape: NetworkInput
+    plan: TilePlan
     list_mt: int
     amount_mt: int
     floor_mt: int
@@ -88,16 +88,22 @@ class Prices:
                 f"The price book {self.version} has no rate for {model}: choose another model.", model=model
             ) from None
 
-    def price_image(self, image_height: int, image_width: int, img_size: int, model: str) -> tuple[NetworkInput, int]:
-        """The network input of an image (pixels) and its price in milli-tokens."""
-        shape = network_input(image_height, image_width, img_size)
-        tokens = calculate_tokens(
-            shape.height, shape.width, alpha=self.alpha, beta=self.beta(model), minimum=self.minimum
-        )
-        return shape, to_millitokens(tokens)
+    def price_image(
+        self, image_height: int, image_width: int, img_size: int, model: str, *, tile_px: int | None = None
+    ) -> tuple[TilePlan, int]:
+        """What runs for an image (sides in pixels) and its price in milli-tokens."""
+        plan = plan_tiles(image_height, image_width, img_size, tile_px)
+        exact = exact_tokens_of(plan.pixels(), alpha=self.alpha, beta=self.beta(model))
+        return plan, to_millitokens(charge_tokens(exact, discount_percent=NO_DISCOUNT, minimum=self.minimum))
 
     def price_batch(
-        self, shapes: Sequence[tuple[int, int]], img_size: int, model: str, *, charged: Sequence[bool]
+        self,
+        shapes: Sequence[tuple[int, int]],
+        img_size: int,
+        model: str,
+        *,
+        charged: Sequence[bool],
+        tile_px: int | None = None,
     ) -> BatchPrice:
         """The price of a batch: `shapes` are the images as `(height, width)` in pixels.
 
@@ -105,17 +111,17 @@ class Prices:
         for a model without a rate, and `ValueError` for a shape without pixels or lists of unequal length.
         """
         beta = self.beta(model)
-        inputs = [network_input(height, width, img_size) for height, width in shapes]
-        exact = [exact_tokens(shape.height, shape.width, alpha=self.alpha, beta=beta) for shape in inputs]
+        plans = [plan_tiles(height, width, img_size, tile_px) for height, width in shapes]
+        exact = [exact_tokens_of(plan.pixels(), alpha=self.alpha, beta=beta) for plan in plans]
         paid = price_charged(
             [tokens for tokens, pays in zip(exact, charged, strict=True) if pays], self.discounts, minimum=self.minimum
         )
         prices_mt = iter(zip(paid.units_mt, paid.floors_mt, strict=True))
         lines = []
-        for shape, tokens, pays in zip(inputs, exact, charged, strict=True):
+        for plan, tokens, pays in zip(plans, exact, charged, strict=True):
             list_mt = to_millitokens(charge_tokens(tokens, discount_percent=NO_DISCOUNT, minimum=self.minimum))
             unit_mt, floor_mt = next(prices_mt) if pays else (0, 0)
-            lines.append(LinePrice(shape, list_mt, unit_mt + floor_mt, floor_mt))
+            lines.append(LinePrice(plan, list_mt, unit_mt + floor_mt, floor_mt))
         return BatchPrice(
             lines=tuple(lines),
             total_mt=sum(line.amount_mt for line in lines),
@@ -196,9 +202,9 @@ def get_prices(session: Session, version: str) -> Prices:
 def recompute_receipt(receipt: Receipt) -> int:
     """The price of a receipt computed afresh from the numbers on it, in milli-tokens.
 
-    Only the image's own height and width, `img_size`, α, β, the minimum, the discount's percent and the share of the
-    batch's floor are used, so a network input or an amount that was tampered with shows. Whether the percent and
-    the share are right follows from the whole batch: `quote_agrees`.
+    Only the image's own height and width, `img_size`, the tiles' size and how many failed, α, β, the minimum, the
+    discount's percent and the share of the batch's floor are used, so a network input or an amount that was tampered
+    with shows. Whether the percent and the share are right follows from the whole batch: `quote_agrees`.
     """
     return to_millitokens(compute_receipt(receipt).amount)
 
@@ -213,6 +219,7 @@ def recompute_quote(prices: Prices, quote: Quote) -> BatchPrice:
         quote.img_size,
         quote.model,
         charged=[line["free_reason"] is None for line in quote.lines],
+        tile_px=quote.tile_px,
     )
 
 

@@ -25,10 +25,20 @@ def exact_tokens(height_px: int, width_px: int, *, alpha: Decimal, beta: Decimal
     """
     if height_px < 1 or width_px < 1:
         raise ValueError("a network input has at least one pixel")
+    return exact_tokens_of(height_px * width_px, alpha=alpha, beta=beta)
+
+
+def exact_tokens_of(pixels: int, *, alpha: Decimal, beta: Decimal) -> Decimal:
+    """The same for so many pixels, those of all network inputs of one image together (`core.tiles`).
+
+    Raises `ValueError` for a number < 1 or a rate ≤ 0.
+    """
+    if pixels < 1:
+        raise ValueError("a network input has at least one pixel")
     if alpha <= 0 or beta <= 0:
         raise ValueError("alpha and beta must be above zero")
     with localcontext(_EXACT):
-        return alpha * beta * height_px * width_px / REFERENCE_PIXELS
+        return alpha * beta * pixels / REFERENCE_PIXELS
 
 
 def discount_tokens(exact: Decimal, discount_percent: Decimal) -> Decimal:

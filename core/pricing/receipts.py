@@ -13,10 +13,10 @@ from sqlalchemy import tuple_
 from sqlmodel import Session, col, select
 
 from core.errors import ReceiptNotFoundError
-from core.geometry import NetworkInput, network_input
 from core.money import from_millitokens, round_tokens
-from core.pricing.formula import charge_tokens, discount_tokens, exact_tokens
+from core.pricing.formula import charge_tokens, discount_tokens, exact_tokens_of
 from core.pricing.tables import Receipt
+from core.tiles import TilePlan, plan_tiles
 
 _ID = re.compile(r"rcpt_[0-9a-f]+")
 
@@ -41,12 +41,13 @@ class ReceiptFilter:
 class Computation:
     """The price of a receipt from its own numbers, step by step, in tokens.
 
-    `shape` is the network input of its image; `exact` the formula's price and `discounted` that less the discount,
-    every digit of both; `rounded` is rounded half up to 0.001, `unit` not below the minimum, and `amount` has the
-    share of the batch's floor on top.
+    `plan` is what was to run for its image, and `pixels` are those of all network inputs that did. `exact` is the
+    formula's price and `discounted` that less the discount, every digit of both; `rounded` is rounded half up to 0.001,
+    `unit` not below the minimum, and `amount` has the share of the batch's floor on top.
     """
 
-    shape: NetworkInput
+    plan: TilePlan
+    pixels: int
     exact: Decimal
     discounted: Decimal
     rounded: Decimal
@@ -110,16 +111,19 @@ def list_receipts(
 def compute_receipt(receipt: Receipt) -> Computation:
     """The price of a receipt computed afresh from the numbers on it, step by step.
 
-    Only the image's own height and width, `img_size`, α, β, the minimum, the discount's percent and the share of the
-    batch's floor are used, so a network input or an amount that was tampered with shows. Whether the percent and
-    the share are right follows from the whole batch: `core.pricing.book.quote_agrees`.
+    Only the image's own height and width, `img_size`, the tiles' size and how many failed, α, β, the minimum, the
+    discount's percent and the share of the batch's floor are used, so a network input or an amount that was tampered
+    with shows. Whether the percent and the share are right follows from the whole batch:
+    `core.pricing.book.quote_agrees`.
     """
-    shape = network_input(receipt.image_height, receipt.image_width, receipt.img_size)
-    exact = exact_tokens(shape.height, shape.width, alpha=receipt.alpha, beta=receipt.beta)
+    plan = plan_tiles(receipt.image_height, receipt.image_width, receipt.img_size, receipt.tile_px)
+    pixels = plan.pixels(tiles_failed=receipt.tiles_failed)
+    exact = exact_tokens_of(pixels, alpha=receipt.alpha, beta=receipt.beta)
     discounted = discount_tokens(exact, receipt.discount_percent)
     unit = charge_tokens(exact, discount_percent=receipt.discount_percent, minimum=receipt.minimum)
     return Computation(
-        shape=shape,
+        plan=plan,
+        pixels=pixels,
         exact=exact,
         discounted=discounted,
         rounded=round_tokens(discounted),

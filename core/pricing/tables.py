@@ -70,6 +70,7 @@ class Quote(SQLModel, table=True):
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None = None
     total_mt: int = Field(sa_type=BigInteger)
     list_mt: int = Field(sa_type=BigInteger)
     discount_percent: Decimal = Field(default=NO_DISCOUNT, sa_type=DecimalText)
@@ -85,11 +86,13 @@ class Receipt(SQLModel, table=True):
 
     `amount_mt` is the price less `discount_percent`, which `batch_images` charged images gave, plus `floor_mt`, this
     image's share of what keeps a larger batch from costing less than a smaller one. `entry_seq` is the number of
-    the ledger's entry that took it.
+    the ledger's entry that took it. `input_height` and `input_width` are the network input of the whole image; of its
+    `tiles` with a side of `tile_px`, `tiles_failed` were not charged.
     """
 
     __table_args__ = (
         CheckConstraint("floor_mt >= 0", name="receipt_floor_not_negative"),
+        CheckConstraint("tiles_failed >= 0 AND tiles_failed <= tiles", name="receipt_tiles_failed"),
         CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
         # With all that a search looks at, so that it passes over the receipts themselves.
         Index("ix_receipt_account", "account_id", "created_at", "id", "image_name"),
@@ -109,6 +112,9 @@ class Receipt(SQLModel, table=True):
     input_height: int
     input_width: int
     img_size: int
+    tile_px: int | None = None
+    tiles: int = 0
+    tiles_failed: int = 0
     model: str
     model_version: str
     alpha: Decimal = Field(sa_type=DecimalText)

@@ -13,6 +13,7 @@ from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.jobs import jobs
 from core.jobs.jobs import Progress
+from core.jobs.results import get_result
 from core.jobs.tables import Job, JobImage
 from core.ledger import corrections, ledger
 from core.ledger.ledger import Balance
@@ -136,7 +137,7 @@ def get_job(app: Application, user: Caller, job_id: str) -> JobView:
 def get_detections(app: Application, user: Caller, charge_key: str) -> Detections | None:
     """The stored detections of a piece of work, down to confidence 0.05; None when there are none."""
     with app.db.read() as session:
-        result = jobs.get_result(session, user.account_id, charge_key)
+        result = get_result(session, user.account_id, charge_key)
     return None if result is None else Detections.from_json(result.detections)
 
 

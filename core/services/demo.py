@@ -174,7 +174,8 @@ def _run_times(start: datetime, end: datetime, rng: random.Random) -> list[datet
 
 def _make_image(prices: Prices, work: _Work, rng: random.Random) -> _Image:
     width, height = rng.choices(_FORMATS, _FORMAT_WEIGHTS)[0]
-    shape, price_mt = prices.price_image(height, width, work.img_size, work.model)
+    plan, price_mt = prices.price_image(height, width, work.img_size, work.model)
+    shape = plan.whole
     megapixels = shape.height * shape.width / 1e6
     counts = {name: sum(rng.random() < mean / 10 for _ in range(10)) for name, mean in work.classes}
     return _Image(

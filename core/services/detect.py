@@ -29,6 +29,7 @@ from core.inference.pixel_gate import IN_FLIGHT
 from core.inference.registry import ModelVersion
 from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
+from core.jobs.results import find_results, get_result
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent, find_answer
@@ -41,7 +42,7 @@ from core.services.application import Application
 from core.services.disk_space import require_disk_space
 from core.services.metered_detection import RUN, hold_image, store_job
 from core.services.mirror import ResultCache, read_balance
-from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
+from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, require_tiles, store_quote
 from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, Terms, answer_free, give_back, run_image
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -67,6 +68,7 @@ class Detected:
     price_version: str
     detections: Detections
     result_id: str
+    tiles_failed: int
     receipt_id: str | None
     amount_mt: int
     balance: Balance
@@ -81,6 +83,7 @@ def detect(
     name: str,
     model: str,
     img_size: int,
+    tile_px: int | None = None,
     key: str | None = None,
     request: Mapping[str, Any] | None = None,
     stages: Stages,
@@ -99,10 +102,12 @@ def detect(
         with stages.measure("decode"):
             decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
             image = PreparedImage(name[:200], hash_bytes(data), decoded.sha256, decoded.height, decoded.width)
+        require_tiles([image], tile_px)
+        params = RunParams(version, img_size, tile_px)
         for _attempt in range(ATTEMPTS_MAX):
             _require_room(app)
             with stages.measure("hold"):
-                started = _start(app, caller, image, version, img_size, key, request or {})
+                started = _start(app, caller, image, params, key, request or {})
             if not isinstance(started, _Started):
                 return _wait_for_answer(app, caller, started)
             outcome = _carry_out(app, started, data, decoded, stages)
@@ -147,6 +152,15 @@ def _require_room(app: Application) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class RunParams:
+    """What decides the price and the detections besides the picture; sizes in pixels."""
+
+    version: ModelVersion
+    img_size: int
+    tile_px: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Started:
     """A run of one picture that this request carries out; `balance` when it was free from the beginning."""
 
@@ -160,20 +174,26 @@ def _start(
     app: Application,
     caller: Caller,
     image: PreparedImage,
-    version: ModelVersion,
-    img_size: int,
+    params: RunParams,
     key: str | None,
     request: Mapping[str, Any],
 ) -> _Started | Mapping[str, Any]:
     """Claim the key, quote, hold and store the run in one transaction; or the answer that the key has already."""
-    _refuse_early(app, caller, image, version, img_size, key)
+    _refuse_early(app, caller, image, params, key)
     with app.db.write() as session:
         if key is not None:
             earlier = _claim(session, caller, key, request)
             if earlier is not None:
                 return earlier
         quote = store_quote(
-            app, session, caller.account_id, [image], version=version, img_size=img_size, ran_at=utcnow()
+            app,
+            session,
+            caller.account_id,
+            [image],
+            version=params.version,
+            img_size=params.img_size,
+            tile_px=params.tile_px,
+            ran_at=utcnow(),
         )
         job = new_row(
             Job,
@@ -182,7 +202,8 @@ def _start(
             actor=caller.id,
             model=quote.model,
             model_version=quote.model_version,
-            img_size=img_size,
+            img_size=params.img_size,
+            tile_px=params.tile_px,
             status="running",
             runner=app.hands.runner,
             lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
@@ -203,9 +224,7 @@ def _start(
         return _Started(job, row, Terms(quote, app.prices.get(session, quote.price_version)), balance)
 
 
-def _refuse_early(
-    app: Application, caller: Caller, image: PreparedImage, version: ModelVersion, img_size: int, key: str | None
-) -> None:
+def _refuse_early(app: Application, caller: Caller, image: PreparedImage, params: RunParams, key: str | None) -> None:
     """Let nobody take a turn to write who could not pay anyway; only where Redis says so and the database agrees.
 
     The database decides the same a moment later where Redis says nothing.
@@ -213,11 +232,12 @@ def _refuse_early(
     mirrored = read_balance(app.redis, caller.account_id)
     if mirrored is None or key is not None:
         return
-    model = version.model.name
-    charge_key = make_charge_key(image.image_sha256, version.version, img_size)
+    charge_key = make_charge_key(image, params.version, params.img_size, params.tile_px)
     with app.db.read() as session:
-        price_mt = app.prices.current(session).price_image(image.height, image.width, img_size, model)[1]
-        if mirrored.available_mt >= price_mt or jobs.find_results(session, caller.account_id, [charge_key]):
+        price_mt = app.prices.current(session).price_image(
+            image.height, image.width, params.img_size, params.version.model.name, tile_px=params.tile_px
+        )[1]
+        if mirrored.available_mt >= price_mt or find_results(session, caller.account_id, [charge_key]):
             return
         if not ledger.find_taken_keys(session, caller.account_id, [charge_key]):
             ledger.require_available(session, caller.account_id, price_mt)
@@ -267,7 +287,9 @@ def _charged(app: Application, started: _Started, charge: Charge) -> Detected:
     job, image = started.job, started.image
     image.status = "charged"
     ResultCache(app.redis).put(
-        job.account_id, image.charge_key, {"id": charge.result_id, "detections": charge.detections}
+        job.account_id,
+        image.charge_key,
+        {"id": charge.result_id, "detections": charge.detections, "tiles_failed": charge.tiles_failed},
     )
     return Detected(
         job=job,
@@ -276,7 +298,8 @@ def _charged(app: Application, started: _Started, charge: Charge) -> Detected:
         detections=Detections.from_json(charge.detections),
         result_id=charge.result_id,
         receipt_id=charge.receipt_id,
-        amount_mt=image.amount_mt,
+        tiles_failed=charge.tiles_failed,
+        amount_mt=charge.amount_mt,
         balance=charge.balance,
         replayed=False,
     )
@@ -327,6 +350,7 @@ def _read_answer(
         price_version=session.get_one(Quote, job.quote_id).price_version,
         detections=Detections.from_json(result["detections"]),
         result_id=result["id"],
+        tiles_failed=result["tiles_failed"],
         receipt_id=receipt_id,
         amount_mt=image.amount_mt if image.status == "charged" else 0,
         balance=balance or ledger.get_balance(session, job.account_id),
@@ -338,10 +362,10 @@ def _read_result(app: Application, session: Session, account_id: str, charge_key
     """A stored result, from Redis where that repeats it: a result never changes."""
     cache = ResultCache(app.redis)
     found = cache.get(account_id, charge_key)
-    if found is None or not {"id", "detections"} <= found.keys():
-        stored = jobs.get_result(session, account_id, charge_key)
+    if found is None or not {"id", "detections", "tiles_failed"} <= found.keys():
+        stored = get_result(session, account_id, charge_key)
         assert stored is not None, "charged or free means that the result is stored"
-        found = {"id": stored.id, "detections": stored.detections}
+        found = {"id": stored.id, "detections": stored.detections, "tiles_failed": stored.tiles_failed}
         cache.put(account_id, charge_key, found)
     return found
 

@@ -24,7 +24,9 @@ from core.services.quotes import PreparedImage, check_batch, quote_batch, store_
 Images = Iterable[tuple[PreparedImage, bytes]]
 
 
-def quote_and_keep(app: Application, caller: Caller, images: Images, *, model: str, img_size: int) -> Quote:
+def quote_and_keep(
+    app: Application, caller: Caller, images: Images, *, model: str, img_size: int, tile_px: int | None = None
+) -> Quote:
     """A quote whose pictures are kept, so that it alone is enough to run them. All or nothing is stored.
 
     Raises what `quote_batch` raises, `DiskFullError`, or `TooManyStoredPicturesError`.
@@ -38,7 +40,7 @@ def quote_and_keep(app: Application, caller: Caller, images: Images, *, model: s
             # While they come: what is refused at the end should not have filled the disk meanwhile.
             _require_room(app, stored, parcel.disk_bytes)
             prepared.append(image)
-        version = check_batch(app, prepared, model=model, img_size=img_size)
+        version = check_batch(app, prepared, model=model, img_size=img_size, tile_px=tile_px)
         with app.db.write() as session:
             # One at a time for an account: two that fit alone may not fit together.
             lock_account(session, caller.account_id)
@@ -50,6 +52,7 @@ def quote_and_keep(app: Application, caller: Caller, images: Images, *, model: s
                 prepared,
                 version=version,
                 img_size=img_size,
+                tile_px=tile_px,
                 stored_bytes=parcel.disk_bytes,
             )
         app.blobs.keep(parcel, quote.id)
@@ -63,6 +66,7 @@ def quote_and_run(
     *,
     model: str,
     img_size: int,
+    tile_px: int | None = None,
     idempotency_key: str | None,
     request: Mapping[str, Any],
     webhook_url: str | None,
@@ -74,7 +78,7 @@ def quote_and_run(
     require_disk_space(app)
     with app.blobs.collect(caller.account_id) as parcel:
         prepared = list(_put(app, images, parcel))
-        quote = quote_batch(app, caller, prepared, model=model, img_size=img_size)
+        quote = quote_batch(app, caller, prepared, model=model, img_size=img_size, tile_px=tile_px)
         obstacle = find_obstacle(app, caller, quote)
         if obstacle is not None:
             raise obstacle

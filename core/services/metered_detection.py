@@ -188,6 +188,7 @@ def _start_job(
                 model=quote.model,
                 model_version=quote.model_version,
                 img_size=quote.img_size,
+                tile_px=quote.tile_px,
                 lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
                 webhook_url=webhook_url,
             ),

@@ -13,6 +13,7 @@ from core.db import insert_row, new_row, utcnow
 from core.errors import (
     ImageEmptyError,
     InvalidImageSizeError,
+    InvalidTileSizeError,
     QuoteNotFoundError,
     TooManyImagesError,
 )
@@ -20,14 +21,15 @@ from core.geometry import IMG_SIZES_PX
 from core.identity.callers import Caller
 from core.inference.images import DecodedImage, decode_image, encode_jpeg
 from core.inference.registry import ModelVersion
-from core.jobs import jobs
 from core.jobs.blobs import hash_bytes
+from core.jobs.results import find_results
 from core.money import to_millitokens
 from core.pricing.book import get_prices
 from core.pricing.discounts import NextTier, find_next_tier
 from core.pricing.tables import Quote
 from core.pricing.unrun import set_stored_bytes
 from core.services.application import Application
+from core.tiles import TILES_MAX, TILES_PX, count_tiles
 
 THUMBNAIL_PX = 192
 FREE_PROCESSED = "processed"
@@ -52,7 +54,8 @@ class QuoteLine:
     `list_mt` is its price by the formula, `amount_mt` what will be held for it after the batch's discount
     (milli-tokens), `floor_mt` of it its share of the batch's floor. It costs 0 when `free_reason` says that the
     account has this result already (`processed`) or that the same picture stands earlier in the batch
-    (`duplicate`).
+    (`duplicate`). With `tiles`, each of them is computed besides the whole picture, as a network input of
+    `tile_input_height × tile_input_width`.
     """
 
     name: str
@@ -70,6 +73,9 @@ class QuoteLine:
     free_reason: str | None
     charge_key: str
     floor_mt: int = 0
+    tiles: int = 0
+    tile_input_height: int = 0
+    tile_input_width: int = 0
 
 
 def quote_lines(quote: Quote) -> list[QuoteLine]:
@@ -97,26 +103,40 @@ def _describe(name: str, data: bytes, image: DecodedImage) -> PreparedImage:
     return PreparedImage(name[:200], hash_bytes(data), image.sha256, image.height, image.width)
 
 
-def make_charge_key(image_sha256: str, model_version: str, img_size: int) -> str:
+def make_charge_key(image: PreparedImage, version: ModelVersion, img_size: int, tile_px: int | None) -> str:
     """What makes two pieces of work the same: pixels, weights, and the parameters that change detections."""
-    return hashlib.sha256(f"{image_sha256}|{model_version}|img_size={img_size}".encode()).hexdigest()
+    work = f"{image.image_sha256}|{version.version}|img_size={img_size}"
+    # A picture no larger than a tile has none, so it is the same work as without.
+    if tile_px is not None and count_tiles(image.height, image.width, tile_px):
+        work += f"|tile_px={tile_px}"
+    return hashlib.sha256(work.encode()).hexdigest()
 
 
-def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage], *, model: str, img_size: int) -> Quote:
+def quote_batch(
+    app: Application,
+    user: Caller,
+    images: Sequence[PreparedImage],
+    *,
+    model: str,
+    img_size: int,
+    tile_px: int | None = None,
+) -> Quote:
     """The exact price of a batch, stored, binding for `quote_ttl_s` seconds. Nothing is held yet.
 
     Raises what `check_batch` raises, or `NoRateError`.
     """
-    version = check_batch(app, images, model=model, img_size=img_size)
+    version = check_batch(app, images, model=model, img_size=img_size, tile_px=tile_px)
     with app.db.write() as session:
-        return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
+        return store_quote(app, session, user.account_id, images, version=version, img_size=img_size, tile_px=tile_px)
 
 
-def check_batch(app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int) -> ModelVersion:
+def check_batch(
+    app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int, tile_px: int | None
+) -> ModelVersion:
     """The version of the model that a batch would run on.
 
-    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`
-    or `WeightsRefusedError`.
+    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `InvalidTileSizeError`,
+    `ModelNotFoundError`, `ModelNotReadyError` or `WeightsRefusedError`.
     """
     if len(images) > app.settings.batch_images_max:
         raise TooManyImagesError(
@@ -126,6 +146,7 @@ def check_batch(app: Application, images: Sequence[PreparedImage], *, model: str
     if not images:
         raise ImageEmptyError("A batch needs at least one picture: add one.")
     require_size(img_size)
+    require_tiles(images, tile_px)
     return app.registry.resolve(model)
 
 
@@ -133,6 +154,23 @@ def require_size(img_size: int) -> None:
     """Raise `InvalidImageSizeError` for a size that the engine does not serve."""
     if img_size not in IMG_SIZES_PX:
         raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
+
+
+def require_tiles(images: Sequence[PreparedImage], tile_px: int | None) -> None:
+    """Raise `InvalidTileSizeError` for a size that is not offered, or one of which a picture has too many tiles."""
+    if tile_px is None:
+        return
+    if tile_px not in TILES_PX:
+        raise InvalidTileSizeError(f"tile_px is one of {', '.join(map(str, TILES_PX))}, or left out for no tiles.")
+    for image in images:
+        tiles = count_tiles(image.height, image.width, tile_px)
+        if tiles > TILES_MAX:
+            raise InvalidTileSizeError(
+                f"{image.name} has {tiles:,} tiles of {tile_px} pixels, and a picture has at most {TILES_MAX}: choose "
+                "larger tiles.",
+                tiles=tiles,
+                tiles_max=TILES_MAX,
+            )
 
 
 def store_quote(
@@ -143,6 +181,7 @@ def store_quote(
     *,
     version: ModelVersion,
     img_size: int,
+    tile_px: int | None = None,
     ran_at: datetime | None = None,
     stored_bytes: int = 0,
 ) -> Quote:
@@ -151,10 +190,10 @@ def store_quote(
     `ran_at` is when it is run, if that is in this very transaction; `stored_bytes` what its pictures take on the disk.
     """
     model = version.model.name
-    keys = [make_charge_key(image.image_sha256, version.version, img_size) for image in images]
+    keys = [make_charge_key(image, version, img_size, tile_px) for image in images]
     now = utcnow()
     prices = app.prices.current(session)
-    done = jobs.find_results(session, account_id, keys)
+    done = find_results(session, account_id, keys)
     seen: set[str] = set()
     free_reasons: list[str | None] = []
     for key in keys:
@@ -165,12 +204,13 @@ def store_quote(
         img_size,
         model,
         charged=[reason is None for reason in free_reasons],
+        tile_px=tile_px,
     )
     lines = [
         QuoteLine(
             **asdict(image),
-            input_height=price.shape.height,
-            input_width=price.shape.width,
+            input_height=price.plan.whole.height,
+            input_width=price.plan.whole.width,
             alpha=str(prices.alpha),
             beta=str(prices.beta(model)),
             minimum_mt=to_millitokens(prices.minimum),
@@ -179,6 +219,9 @@ def store_quote(
             free_reason=free_reason,
             charge_key=key,
             floor_mt=price.floor_mt,
+            tiles=len(price.plan.tiles),
+            tile_input_height=price.plan.tile.height if price.plan.tile else 0,
+            tile_input_width=price.plan.tile.width if price.plan.tile else 0,
         )
         for image, key, free_reason, price in zip(images, keys, free_reasons, batch.lines, strict=True)
     ]
@@ -189,6 +232,7 @@ def store_quote(
         model=model,
         model_version=version.version,
         img_size=img_size,
+        tile_px=tile_px,
         total_mt=batch.total_mt,
         list_mt=batch.list_mt,
         discount_percent=batch.discount_percent,
@@ -207,7 +251,7 @@ def requote(app: Application, user: Caller, quote: Quote) -> Quote:
         PreparedImage(line.name, line.file_sha256, line.image_sha256, line.height, line.width)
         for line in quote_lines(quote)
     ]
-    return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size)
+    return quote_batch(app, user, images, model=quote.model, img_size=quote.img_size, tile_px=quote.tile_px)
 
 
 def hand_on_pictures(app: Application, quote: Quote, renewed: Quote) -> None:

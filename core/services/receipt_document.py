@@ -15,11 +15,12 @@ from core.money import from_millitokens, to_millitokens
 from core.pricing.formula import REFERENCE_PIXELS
 from core.services.application import Application
 from core.services.receipts import ReceiptView, get_receipt
+from core.tiles import OVERLAP_PERCENT
 
 RECEIPT_FORMAT = "visionmeter-receipt/1"
 FORMULA = (
-    "amount = max(round(alpha * beta * height_px * width_px / reference_pixels * (100 - discount_percent) / 100), "
-    "minimum) + floor"
+    "amount = max(round(alpha * beta * pixels / reference_pixels * (100 - discount_percent) / 100), minimum) + floor, "
+    "where pixels = height_px * width_px of the network input, plus that of each tile that did not fail"
 )
 DIGEST_RULE = (
     "SHA-256 in hexadecimal of previous_digest, a line feed, and the JSON array of the values in `sealed`, in its "
@@ -57,6 +58,7 @@ def make_document(view: ReceiptView) -> dict[str, Any]:
             "height_px": receipt.input_height,
             "stride_px": STRIDE_PX,
         },
+        "tiles": _tiles(view),
         "price": {
             "version": receipt.price_version,
             "note": view.price_note,
@@ -116,11 +118,12 @@ def make_document(view: ReceiptView) -> dict[str, Any]:
 
 def _recomputation(view: ReceiptView) -> dict[str, Any]:
     computation = view.computation
-    shape = computation.shape
+    shape = computation.plan.whole
     return {
         "formula": FORMULA,
         "steps": [
             {"step": "network_input", "height_px": shape.height, "width_px": shape.width},
+            {"step": "pixels", "pixels": computation.pixels},
             {"step": "list_price", "exact_tokens": exact_text(computation.exact)},
             {"step": "less_discount", "exact_tokens": exact_text(computation.discounted)},
             {"step": "rounded", **_amount("amount", to_millitokens(computation.rounded))},
@@ -129,6 +132,19 @@ def _recomputation(view: ReceiptView) -> dict[str, Any]:
         ],
         **_amount("amount", view.recomputed_mt),
         "agrees": view.agrees,
+    }
+
+
+def _tiles(view: ReceiptView) -> dict[str, Any] | None:
+    receipt, tile = view.receipt, view.computation.plan.tile
+    if tile is None:
+        return None
+    return {
+        "tile_px": receipt.tile_px,
+        "overlap_percent": OVERLAP_PERCENT,
+        "count": receipt.tiles,
+        "failed": receipt.tiles_failed,
+        "network_input": {"width_px": tile.width, "height_px": tile.height},
     }
 
 

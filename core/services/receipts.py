@@ -13,6 +13,7 @@ from core.csv_text import plain_cell
 from core.identity import api_keys, users
 from core.identity.callers import Caller
 from core.jobs import jobs
+from core.jobs.results import count_free_repeats, list_free_repeats
 from core.jobs.tables import JobImage
 from core.ledger import corrections, ledger, seal
 from core.ledger.tables import Entry, Hold
@@ -26,7 +27,8 @@ REPEATS_SHOWN_MAX = 20
 _ROWS_PER_READ = 1000
 _CSV_COLUMNS = (
     *("receipt", "time_utc", "picture", "image_sha256", "image_width_px", "image_height_px", "model", "model_version"),
-    *("img_size_px", "input_width_px", "input_height_px", "price_version", "alpha", "beta", "minimum_tokens"),
+    *("img_size_px", "tile_px", "tiles", "tiles_failed", "input_width_px", "input_height_px"),
+    *("price_version", "alpha", "beta", "minimum_tokens"),
     *("discount_percent", "floor_tokens", "charged_tokens", "refunded_tokens", "net_tokens", "quote", "hold", "entry"),
     *("caller", "caller_id"),
 )
@@ -84,11 +86,12 @@ class ReceiptView:
     @property
     def agrees(self) -> bool:
         """Whether receipt, ledger and fresh computation name the same amount and the same network input."""
-        receipt, shape = self.receipt, self.computation.shape
+        receipt, plan = self.receipt, self.computation.plan
         return self.recomputed_mt == receipt.amount_mt == self.entry.amount_mt == self.hold.captured_mt and (
-            shape.height,
-            shape.width,
-        ) == (receipt.input_height, receipt.input_width)
+            plan.whole.height,
+            plan.whole.width,
+            len(plan.tiles),
+        ) == (receipt.input_height, receipt.input_width, receipt.tiles)
 
     @property
     def net_mt(self) -> int:
@@ -155,8 +158,8 @@ def _view(session: Session, receipt: Receipt) -> ReceiptView:
         previous_digest=seal.get_digest(session, account_id, entry.seq - 1) if digest else None,
         refunds=[entry for entry in entries if entry.kind == "refund"],
         image=jobs.find_image(session, hold.id),
-        repeats=jobs.list_free_repeats(session, account_id, hold.charge_key, limit=REPEATS_SHOWN_MAX),
-        repeat_count=jobs.count_free_repeats(session, account_id, hold.charge_key),
+        repeats=list_free_repeats(session, account_id, hold.charge_key, limit=REPEATS_SHOWN_MAX),
+        repeat_count=count_free_repeats(session, account_id, hold.charge_key),
         names={**users.actor_names(session, account_id), **api_keys.key_names(session, account_id)},
     )
 
@@ -185,6 +188,9 @@ def _csv_row(line: ReceiptLine, caller: str, caller_id: str) -> Sequence[object]
         plain_cell(receipt.model),
         plain_cell(receipt.model_version),
         receipt.img_size,
+        receipt.tile_px or "",
+        receipt.tiles,
+        receipt.tiles_failed,
         receipt.input_width,
         receipt.input_height,
         plain_cell(receipt.price_version),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sqlmodel import Session
@@ -14,23 +16,28 @@ from sqlmodel import Session
 from core.db import insert_row, new_row, utcnow
 from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionMeterError
 from core.group_commit import GroupCommitError
-from core.inference.images import DecodedImage, decode_image
+from core.inference.images import DecodedImage, Pixels, decode_image
 from core.inference.pixel_gate import IN_JOBS
 from core.inference.scheduler import Inference, Priority
+from core.inference.tiled import infer_tiled
 from core.jobs import jobs
+from core.jobs.results import get_result
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
 from core.ledger.corrections import refund_capture
 from core.ledger.ledger import Balance
 from core.ledger.posting import lock_account
+from core.money import to_millitokens
 from core.plans import Plan
 from core.pricing.book import Prices, get_prices
+from core.pricing.receipts import compute_receipt
 from core.pricing.refund_rules import find_late_rule
 from core.pricing.tables import Quote, Receipt
 from core.services.application import Application
 from core.services.metered_detection import detect_params
 from core.services.mirror import publish_balance
 from core.services.stages import Stages
+from core.tiles import TilePlan, plan_tiles
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -40,6 +47,8 @@ ENGINE_RETRY_S = 0.05
 SETTLE_ATTEMPTS_MAX = 10
 FIRST_ATTEMPT_FAILED = "first_attempt_failed"
 LATE_RULE = "rule:late"
+# A tiled image has the time of one image, and that much of it again for each tile.
+TILE_TIMEOUT_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +63,14 @@ class Terms:
 class Charge:
     """What a captured image left behind: ids, its stored detections, and the account's balance right after it.
 
-    `version` is that of the account with this balance.
+    `amount_mt` was taken, after `tiles_failed` tiles gave nothing; `version` is that of the account with this balance.
     """
 
     result_id: str
     detections: Sequence[Mapping[str, Any]]
     receipt_id: str
+    amount_mt: int
+    tiles_failed: int
     balance: Balance
     version: int
 
@@ -112,30 +123,41 @@ def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | 
 
 def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> Inference:
     version = app.registry.find_version(job.model, job.model_version)
-    deadline = time.monotonic() + app.settings.image_timeout_s
-    while True:
+    plan = _plan_of(job, decoded.height, decoded.width)
+    deadline = time.monotonic() + app.settings.image_timeout_s * (1 + TILE_TIMEOUT_SHARE * len(plan.tiles))
+
+    def submit(part: Pixels) -> Future[Inference]:
+        while True:
+            try:
+                return app.engine.submit(
+                    part,
+                    version,
+                    detect_params(job.img_size),
+                    customer=job.account_id,
+                    priority=Priority.VIP if job.plan == Plan.VIP else Priority.NORMAL,
+                    timeout_s=deadline - time.monotonic(),
+                )
+            except EngineBusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(ENGINE_RETRY_S)
+
+    if plan.tiles:
+        inference = infer_tiled(submit, decoded.pixels, plan, deadline=deadline)
+    else:
+        future = submit(decoded.pixels)
         try:
-            future = app.engine.submit(
-                decoded.pixels,
-                version,
-                detect_params(job.img_size),
-                customer=job.account_id,
-                priority=Priority.VIP if job.plan == Plan.VIP else Priority.NORMAL,
-                timeout_s=deadline - time.monotonic(),
-            )
-            break
-        except EngineBusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(ENGINE_RETRY_S)
-    try:
-        inference = future.result(timeout=max(0.0, deadline - time.monotonic()))
-    except FutureTimeoutError:
-        future.cancel()
-        raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
+            inference = future.result(timeout=max(0.0, deadline - time.monotonic()))
+        except FutureTimeoutError:
+            future.cancel()
+            raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
     stages.add("wait", inference.wait_ms)
     stages.add("model", inference.model_ms)
     return inference
+
+
+def _plan_of(job: Job, height: int, width: int) -> TilePlan:
+    return plan_tiles(height, width, job.img_size, job.tile_px)
 
 
 def _decode(app: Application, job: Job, image: JobImage) -> DecodedImage:
@@ -165,7 +187,10 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference, 
     line = quote.lines[image.position]
     if inference.input_shape != (line["input_height"], line["input_width"]):
         raise InferenceError("The model computed another size than was quoted. Nothing was taken: preview again.")
-    entry = ledger.capture_hold(session, image.hold_id, image.amount_mt, actor=job.actor, memo=job.id)
+    receipt = _receipt(job, image, quote, prices, inference.tiles_failed)
+    amount_mt = receipt.amount_mt
+    entry = ledger.capture_hold(session, image.hold_id, amount_mt, actor=job.actor, memo=job.id)
+    receipt.entry_seq = entry.seq
     result = new_row(
         Result,
         account_id=job.account_id,
@@ -174,8 +199,39 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference, 
         model=job.model,
         model_version=job.model_version,
         img_size=job.img_size,
+        tile_px=job.tile_px,
+        tiles_failed=inference.tiles_failed,
         detections=inference.detections.to_json(),
     )
+    insert_row(session, result)
+    insert_row(session, receipt)
+    wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
+    counts = inference.detections.filter(confidence_min=0.25).counts()
+    _refund_if_late(session, job, image, prices, amount_mt)
+    returned_mt = image.amount_mt - amount_mt
+    if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms, returned_mt=returned_mt):
+        raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
+    _record(
+        session,
+        job,
+        image,
+        "charged",
+        quote=quote,
+        amount_mt=amount_mt,
+        wait_ms=wait_ms,
+        model_ms=model_ms,
+        class_counts=counts,
+    )
+    balance = Balance(entry.posted_after_mt, entry.held_after_mt)
+    return Charge(result.id, result.detections, receipt.id, amount_mt, inference.tiles_failed, balance, entry.seq)
+
+
+def _receipt(job: Job, image: JobImage, quote: Quote, prices: Prices, tiles_failed: int) -> Receipt:
+    """The receipt of a charge, not stored yet: what was quoted, less the tiles that failed.
+
+    A share of the batch's floor is not asked for an image that is incomplete.
+    """
+    line = quote.lines[image.position]
     receipt = new_row(
         Receipt,
         account_id=job.account_id,
@@ -189,27 +245,22 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference, 
         input_height=line["input_height"],
         input_width=line["input_width"],
         img_size=job.img_size,
+        tile_px=job.tile_px,
+        tiles=line.get("tiles", 0),
+        tiles_failed=tiles_failed,
         model=job.model,
         model_version=job.model_version,
         alpha=prices.alpha,
-        beta=line["beta"],
+        beta=Decimal(line["beta"]),
         minimum=prices.minimum,
         discount_percent=quote.discount_percent,
-        floor_mt=line.get("floor_mt", 0),
+        floor_mt=0 if tiles_failed else line.get("floor_mt", 0),
         batch_images=sum(1 for other in quote.lines if other["amount_mt"]),
         amount_mt=image.amount_mt,
-        entry_seq=entry.seq,
     )
-    insert_row(session, result)
-    insert_row(session, receipt)
-    wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
-    counts = inference.detections.filter(confidence_min=0.25).counts()
-    _refund_if_late(session, job, image, prices)
-    if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms):
-        raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
-    _record(session, job, image, "charged", quote=quote, wait_ms=wait_ms, model_ms=model_ms, class_counts=counts)
-    balance = Balance(entry.posted_after_mt, entry.held_after_mt)
-    return Charge(result.id, result.detections, receipt.id, balance, entry.seq)
+    if tiles_failed:
+        receipt.amount_mt = to_millitokens(compute_receipt(receipt).amount)
+    return receipt
 
 
 def _terms_of(session: Session, job: Job) -> tuple[Quote, Prices]:
@@ -217,17 +268,17 @@ def _terms_of(session: Session, job: Job) -> tuple[Quote, Prices]:
     return quote, get_prices(session, quote.price_version)
 
 
-def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices) -> None:
+def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices, amount_mt: int) -> None:
     """What the price book promises for a result that took too long, in the transaction of its charge."""
     waited_s = int((utcnow() - job.created_at).total_seconds())
     rule = find_late_rule(prices.late_rules, waited_s, plan=job.plan, position=image.position)
-    if rule is None or not rule.refund_mt(image.amount_mt):
+    if rule is None or not rule.refund_mt(amount_mt):
         return
     assert image.hold_id is not None
     refund_capture(
         session,
         image.hold_id,
-        rule.refund_mt(image.amount_mt),
+        rule.refund_mt(amount_mt),
         reason=f"late: {waited_s} s after the run was started, {rule.promise(image.position)}",
         actor=LATE_RULE,
     )
@@ -240,7 +291,7 @@ def _answer_free(app: Application, job: Job, image: JobImage) -> None:
 
 def answer_free(session: Session, job: Job, image: JobImage) -> None:
     """End an image without a hold: free from the stored result, or failed when there is none after all."""
-    result = jobs.get_result(session, job.account_id, image.charge_key)
+    result = get_result(session, job.account_id, image.charge_key)
     if result is not None:
         if jobs.end_image(session, image.id, "free"):
             _record(session, job, image, "free")
@@ -273,6 +324,7 @@ def _record(
     outcome: str,
     *,
     quote: Quote | None = None,
+    amount_mt: int = 0,
     error_code: str | None = None,
     wait_ms: int | None = None,
     model_ms: int | None = None,
@@ -291,7 +343,8 @@ def _record(
             img_size=job.img_size,
             input_height=line["input_height"],
             input_width=line["input_width"],
-            amount_mt=image.amount_mt if outcome == "charged" else 0,
+            tiles=line.get("tiles", 0),
+            amount_mt=amount_mt,
             outcome=outcome,
             error_code=error_code,
             wait_ms=wait_ms,

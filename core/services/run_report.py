@@ -13,6 +13,7 @@ from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.jobs import jobs
 from core.jobs.jobs import Progress
+from core.jobs.results import find_image_of_result, find_result, get_results
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger import ledger
 from core.ledger.ledger import Balance
@@ -28,6 +29,7 @@ class ImageOutcome:
     image: JobImage
     result_id: str | None
     detections: Detections | None
+    tiles_failed: int
     receipt_id: str | None
 
 
@@ -82,8 +84,8 @@ def list_runs(
 def get_stored_result(app: Application, caller: Caller, result_id: str) -> StoredResult:
     """A stored result of the account, free as often as it is read. Raises `ResultNotFoundError`."""
     with app.db.read() as session:
-        result = jobs.find_result(session, caller.account_id, result_id)
-        image = None if result is None else jobs.find_image_of_result(session, result)
+        result = find_result(session, caller.account_id, result_id)
+        image = None if result is None else find_image_of_result(session, result)
     if result is None or image is None:
         raise ResultNotFoundError("There is no such result in your account.", result_id=result_id[:80])
     return StoredResult(result, image, Detections.from_json(result.detections))
@@ -99,7 +101,7 @@ def _report(session: Session, job: Job, *, with_outcomes: bool) -> RunReport:
     outcomes: list[ImageOutcome] = []
     if with_outcomes:
         images = jobs.list_images(session, job.id)
-        results = jobs.get_results(session, job.account_id, {image.charge_key for image in images if _answered(image)})
+        results = get_results(session, job.account_id, {image.charge_key for image in images if _answered(image)})
         hold_ids = {image.hold_id for image in images if image.hold_id and image.status == "charged"}
         receipt_ids = receipts.receipt_ids(session, hold_ids)
         outcomes = [_outcome(image, results, receipt_ids) for image in images]
@@ -122,5 +124,6 @@ def _outcome(image: JobImage, results: Mapping[str, Result], receipt_ids: Mappin
         image=image,
         result_id=None if result is None else result.id,
         detections=None if result is None else Detections.from_json(result.detections),
+        tiles_failed=0 if result is None else result.tiles_failed,
         receipt_id=receipt_ids.get(image.hold_id or ""),
     )

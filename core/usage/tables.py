@@ -38,6 +38,7 @@ class UsageRecord(SQLModel, table=True):
     img_size: int
     input_height: int
     input_width: int
+    tiles: int = 0
     amount_mt: int = Field(sa_type=BigInteger)
     outcome: str
     error_code: str | None = None
@@ -55,6 +56,7 @@ class UsageRecord(SQLModel, table=True):
             "img_size": self.img_size,
             "input_width": self.input_width,
             "input_height": self.input_height,
+            "tiles": self.tiles,
             "outcome": self.outcome,
             "error": self.error_code or "",
             "tokens": str(from_millitokens(self.amount_mt)),

@@ -89,7 +89,8 @@ def test_priced_equals_computed(prices: Prices, version: ModelVersion) -> None:
     models = sorted(prices.betas)
     for index, (height, width, img_size) in enumerate(sizes):
         model = models[index % len(models)]
-        shape, amount_mt = prices.price_image(height, width, img_size, model)
+        plan, amount_mt = prices.price_image(height, width, img_size, model)
+        shape = plan.whole
         pixels = canvas[: height * width * 3].reshape(height, width, 3)
         _, reported = replica.run(pixels, DetectParams(img_size=img_size))
         batch, channels, tensor_height, tensor_width = door.shapes[-1]
@@ -127,7 +128,8 @@ def test_priced_equals_computed_by_the_real_network(
         detections, reported = replica.run(noise, DetectParams(img_size=img_size))
     finally:
         hook.remove()
-    shape, _ = prices.price_image(height, width, img_size, "yolov8s-fall")
+    plan, _ = prices.price_image(height, width, img_size, "yolov8s-fall")
+    shape = plan.whole
     assert seen == [(1, 3, shape.height, shape.width)]
     assert reported == (shape.height, shape.width)
     assert (detections.xyxy >= 0).all()

@@ -93,10 +93,10 @@ def test_one_image_costs_what_price_image_says() -> None:
     """A batch of one and the price of one image are the same number for every published model."""
     prices = read_book()
     for model in prices.betas:
-        shape, amount_mt = prices.price_image(1080, 1920, 640, model)
+        plan, amount_mt = prices.price_image(1080, 1920, 640, model)
         batch = prices.price_batch([(1080, 1920)], 640, model, charged=[True])
-        assert [(line.shape, line.list_mt, line.amount_mt, line.floor_mt) for line in batch.lines] == [
-            (shape, amount_mt, amount_mt, 0)
+        assert [(line.plan, line.list_mt, line.amount_mt, line.floor_mt) for line in batch.lines] == [
+            (plan, amount_mt, amount_mt, 0)
         ]
 
 

@@ -135,7 +135,7 @@ def test_a_hundred_thousand_random_quotes() -> None:
             minimum=minimum,
         )
         where = f"quote {number}"
-        assert [line.shape for line in batch.lines] == shapes, where
+        assert [line.plan.whole for line in batch.lines] == shapes, where
         assert [line.list_mt for line in batch.lines] == lists, where
         assert [line.amount_mt for line in batch.lines] == amounts, where
         assert [line.floor_mt for line in batch.lines] == floors, where

@@ -53,8 +53,8 @@ def test_published_prices(
     price_mt: int,
 ) -> None:
     """The stored price book gives the published price and network input of each example."""
-    shape, amount_mt = prices.price_image(height, width, img_size, model)
-    assert (shape.height, shape.width) == input_hw
+    plan, amount_mt = prices.price_image(height, width, img_size, model)
+    assert (plan.whole.height, plan.whole.width) == input_hw
     assert amount_mt == price_mt
 
 

@@ -19,6 +19,7 @@ from core.config import Settings
 from core.db import Database, utcnow
 from core.identity.tables import User
 from core.jobs import deliveries, jobs
+from core.jobs.results import count_free_repeats, find_results, list_free_repeats
 from core.jobs.turns import Turns
 from core.ledger import ledger, roll_up, seal
 from core.pricing.receipts import Cursor, ReceiptFilter
@@ -51,11 +52,11 @@ QUESTIONS: dict[str, Ask] = {
     "who caused charges": lambda _app, session: ledger.find_actors(session, "acct", [1, 2, 3]),
     "runs": lambda app, _session: account_view.list_jobs(app, USER),
     "progress": lambda _app, session: jobs.get_progress(session, "job"),
-    "free repeats": lambda _app, session: jobs.list_free_repeats(session, "acct", "key", limit=9),
-    "count of free repeats": lambda _app, session: jobs.count_free_repeats(session, "acct", "key"),
+    "free repeats": lambda _app, session: list_free_repeats(session, "acct", "key", limit=9),
+    "count of free repeats": lambda _app, session: count_free_repeats(session, "acct", "key"),
     "pictures that wait for quotes": lambda _app, session: sum_stored(session, "acct"),
     "quotes that go": lambda _app, session: retention._remove(session, utcnow()),
-    "results of a quote": lambda _app, session: jobs.find_results(session, "acct", ["a", "b"]),
+    "results of a quote": lambda _app, session: find_results(session, "acct", ["a", "b"]),
     "work under way": lambda _app, session: ledger.find_taken_keys(session, "acct", ["a", "b"]),
     "statement": lambda app, session: statement.build_statement(app, USER, 2026, 5, zone=UTC),
     "months": lambda app, _session: statement.statement_months(app, USER, zone=UTC),

@@ -31,12 +31,22 @@ Parameters = Mapping[str, Any]
 
 
 def parameters(
-    model: str | None, img_size: int | None, confidence: float | None, classes: Sequence[str] | None
+    model: str | None,
+    img_size: int | None,
+    confidence: float | None,
+    classes: Sequence[str] | None,
+    tile_px: int | None = None,
 ) -> Parameters:
     """What a run is asked for; what is None is left to the server."""
     if isinstance(classes, str):
         classes = [classes]
-    given = {"model": model, "img_size": img_size, "confidence": confidence, "classes": classes and list(classes)}
+    given = {
+        "model": model,
+        "img_size": img_size,
+        "tile_px": tile_px,
+        "confidence": confidence,
+        "classes": classes and list(classes),
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

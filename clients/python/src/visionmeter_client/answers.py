@@ -70,6 +70,9 @@ class StoredResult:
     model: str
     model_version: str
     img_size: int
+    # A server of before there were tiles says nothing of them; so also below.
+    tile_px: int | None = field(default=None, kw_only=True)
+    tiles_failed: int = field(default=0, kw_only=True)
     image: Image
     predictions: tuple[Prediction, ...]
 
@@ -90,6 +93,9 @@ class QuotedImage:
     height: int
     input_width: int
     input_height: int
+    tiles: int = field(default=0, kw_only=True)
+    tile_input_width: int = field(default=0, kw_only=True)
+    tile_input_height: int = field(default=0, kw_only=True)
     list_tokens: Decimal
     tokens: Decimal
     free_reason: str | None
@@ -107,6 +113,7 @@ class Quote:
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None = field(default=None, kw_only=True)
     expires_at: datetime
     images: tuple[QuotedImage, ...]
 
@@ -146,6 +153,7 @@ class JobImage:
     name: str
     status: str
     error: str | None
+    tiles_failed: int = field(default=0, kw_only=True)
     id: str | None
     predictions: tuple[Prediction, ...]
     usage: ImageUsage
@@ -165,6 +173,7 @@ class Job:
     model: str
     model_version: str
     img_size: int
+    tile_px: int | None = field(default=None, kw_only=True)
     created_at: datetime
     finished_at: datetime | None
     images: JobImages

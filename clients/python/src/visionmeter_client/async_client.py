@@ -79,12 +79,13 @@ class AsyncVisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> DetectionResult:
         """Find objects in one image: a path, bytes, an http(s) address or an open file."""
-        wanted = calls.parameters(model, img_size, confidence, classes)
+        wanted = calls.parameters(model, img_size, confidence, classes, tile_px)
         return await self._send(await _in_thread(calls.detect, image, wanted, idempotency_key))
 
     async def annotated(
@@ -93,12 +94,13 @@ class AsyncVisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> bytes:
         """The same, answered by a PNG of the image with the boxes drawn."""
-        wanted = calls.parameters(model, img_size, confidence, classes)
+        wanted = calls.parameters(model, img_size, confidence, classes, tile_px)
         return await self._send(await _in_thread(calls.annotated, image, wanted, idempotency_key))
 
     async def quote(
@@ -107,11 +109,12 @@ class AsyncVisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> Quote:
         """The most that images can cost, image by image. It binds until it expires and takes nothing."""
-        wanted = calls.parameters(model, img_size, confidence, classes)
+        wanted = calls.parameters(model, img_size, confidence, classes, tile_px)
         return await self._send(await _in_thread(calls.quote, images, wanted))
 
     async def batch(
@@ -121,6 +124,7 @@ class AsyncVisionMeter:
         quote: Quote | None = None,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         progress: Progress | None = None,
@@ -135,6 +139,7 @@ class AsyncVisionMeter:
             quote=quote,
             model=model,
             img_size=img_size,
+            tile_px=tile_px,
             confidence=confidence,
             classes=classes,
             idempotency_key=idempotency_key,
@@ -148,6 +153,7 @@ class AsyncVisionMeter:
         quote: Quote | None = None,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         webhook_url: str | None = None,
@@ -158,7 +164,7 @@ class AsyncVisionMeter:
             await _in_thread(
                 calls.create_job,
                 images,
-                calls.parameters(model, img_size, confidence, classes),
+                calls.parameters(model, img_size, confidence, classes, tile_px),
                 quote_id=quote.id if quote else None,
                 webhook_url=webhook_url,
                 idempotency_key=idempotency_key,

@@ -82,12 +82,15 @@ class VisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> DetectionResult:
         """Find objects in one image: a path, bytes, an http(s) address or an open file."""
-        return self._send(calls.detect(image, calls.parameters(model, img_size, confidence, classes), idempotency_key))
+        return self._send(
+            calls.detect(image, calls.parameters(model, img_size, confidence, classes, tile_px), idempotency_key)
+        )
 
     def annotated(
         self,
@@ -95,13 +98,14 @@ class VisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> bytes:
         """The same, answered by a PNG of the image with the boxes drawn."""
         return self._send(
-            calls.annotated(image, calls.parameters(model, img_size, confidence, classes), idempotency_key)
+            calls.annotated(image, calls.parameters(model, img_size, confidence, classes, tile_px), idempotency_key)
         )
 
     def quote(
@@ -110,11 +114,12 @@ class VisionMeter:
         *,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> Quote:
         """The most that images can cost, image by image. It binds until it expires and takes nothing."""
-        return self._send(calls.quote(images, calls.parameters(model, img_size, confidence, classes)))
+        return self._send(calls.quote(images, calls.parameters(model, img_size, confidence, classes, tile_px)))
 
     def batch(
         self,
@@ -123,6 +128,7 @@ class VisionMeter:
         quote: Quote | None = None,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         progress: Progress | None = None,
@@ -137,6 +143,7 @@ class VisionMeter:
             quote=quote,
             model=model,
             img_size=img_size,
+            tile_px=tile_px,
             confidence=confidence,
             classes=classes,
             idempotency_key=idempotency_key,
@@ -150,6 +157,7 @@ class VisionMeter:
         quote: Quote | None = None,
         model: str | None = None,
         img_size: int | None = None,
+        tile_px: int | None = None,
         confidence: float | None = None,
         classes: Sequence[str] | None = None,
         webhook_url: str | None = None,
@@ -159,7 +167,7 @@ class VisionMeter:
         return self._send(
             calls.create_job(
                 images,
-                calls.parameters(model, img_size, confidence, classes),
+                calls.parameters(model, img_size, confidence, classes, tile_px),
                 quote_id=quote.id if quote else None,
                 webhook_url=webhook_url,
                 idempotency_key=idempotency_key,

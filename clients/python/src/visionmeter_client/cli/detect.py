@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from visionmeter_client.answers import Job, JobImage, Quote
+from visionmeter_client.answers import Job, JobImage, Quote, QuotedImage
 from visionmeter_client.cli.account import plain_table
 from visionmeter_client.cli.session import (
     INTERRUPTED,
@@ -48,6 +48,9 @@ def detect(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, or http(s) addresses.")],
     model: Annotated[str | None, typer.Option(help="The model; `visionmeter models` lists them.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Longer side of what the model sees, in pixels.")] = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="For small objects: also run tiles with this side, in pixels of the image.")
+    ] = None,
     confidence: Annotated[float | None, typer.Option(min=0, max=1, help="The least confidence to tell of.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only objects of these names.")] = None,
     quote: Annotated[bool, typer.Option("--quote", help="Show the exact price first, and ask.")] = False,
@@ -76,13 +79,13 @@ def detect(
     shown = Shown(confidence=confidence, classes=classes.split(",") if classes else None)
     with open_client(host, key, allow_http) as client:
         if quote:
-            offer = client.quote(images, model=model, img_size=img_size, **shown)
+            offer = client.quote(images, model=model, img_size=img_size, tile_px=tile_px, **shown)
             _print_quote(console, offer)
             if not yes and not _is_agreed(console):
                 return
             job = client.create_job(quote=offer)
         else:
-            job = client.create_job(images, model=model, img_size=img_size, **shown)
+            job = client.create_job(images, model=model, img_size=img_size, tile_px=tile_px, **shown)
         job = _follow(client, job, shown)
         if output is not None:
             _write_files(client, job, output, shown, with_labels=with_labels)
@@ -101,13 +104,14 @@ def _check_files(images: Sequence[str]) -> None:
 
 def _print_quote(console: Console, offer: Quote) -> None:
     table = plain_table(
-        "image", "pixels", "network input", "list", "tokens", "", right={"pixels", "network input", "list", "tokens"}
+        *("image", "pixels", "network input", "list", "tokens", ""),
+        right={"pixels", "network input", "list", "tokens"},
     )
     for image in offer.images:
         table.add_row(
             image.name,
             f"{image.width}×{image.height}",
-            f"{image.input_width}×{image.input_height}",
+            _network_input(image),
             f"{image.list_tokens:.3f}",
             f"{image.tokens:.3f}",
             f"free ({image.free_reason})" if image.free_reason else "",
@@ -118,6 +122,11 @@ def _print_quote(console: Console, offer: Quote) -> None:
         f"{_count(len(offer.images), 'image')} with {offer.model} at {offer.img_size}: at most "
         f"{offer.tokens:.3f} tokens{discount} (price version {offer.price_version})."
     )
+
+
+def _network_input(image: QuotedImage) -> str:
+    whole = f"{image.input_width}×{image.input_height}"
+    return f"{whole} + {image.tiles} × {image.tile_input_width}×{image.tile_input_height}" if image.tiles else whole
 
 
 def _is_agreed(console: Console) -> bool:
