@@ -127,9 +127,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         "again later."
     ),
     "invalid_tile_px": lambda d: (
-        _(
-            "This picture has {tiles} tiles of this size, and a picture has at most {tiles_max}: choose larger tiles."
-        ).format(**d)
+        _("A picture has {tiles} tiles of this size, and {tiles_max} are the most: choose larger tiles.").format(**d)
         if "tiles" in d
         else _("Choose one of the tile sizes offered.")
     ),
