@@ -58,6 +58,18 @@ def test_worked_examples_of_prices(row: list[str]) -> None:
     assert (f"{plan.whole.width}×{plan.whole.height}", format_tokens(amount_mt)) == (network, tokens)
 
 
+@pytest.mark.parametrize("row", rows("tile-examples"), ids=lambda row: f"{row[0]} at {row[1]} in {row[2]}")
+def test_worked_examples_of_tiles(row: list[str]) -> None:
+    """The same for pictures in tiles."""
+    image, img_size, tile_px, model, count, network, _exact, tokens = row
+    width, height = map(int, image.split("×"))
+    plan, amount_mt = read_book().price_image(height, width, int(img_size), model, tile_px=int(tile_px))
+    inputs = f"{plan.whole.width}×{plan.whole.height}"
+    if plan.tile is not None:
+        inputs += f" + {len(plan.tiles)} × {plan.tile.width}×{plan.tile.height}"
+    assert (str(len(plan.tiles)), inputs, format_tokens(amount_mt)) == (count, network, tokens)
+
+
 def test_discounts_are_those_of_the_price_book() -> None:
     """The README's tiers are the ones that the first price book is made of."""
     assert rows("discounts") == [[str(tier.images_min), f"{tier.percent} %"] for tier in read_book().discounts]

@@ -41,13 +41,14 @@ Submit = Callable[[Pixels], "Future[Inference]"]
 def infer_tiled(submit: Submit, pixels: Pixels, plan: TilePlan, *, deadline: float) -> Inference:
     """Run the whole of an image, `(H, W, 3)` uint8 BGR, and each tile of its plan; `deadline` is of `time.monotonic`.
 
-    `submit` queues one part and may wait for a place. The times are the sums over the parts. A tile that fails is tried
-    once more, and then counted in `tiles_failed`. Raises `InferenceError` when the whole or most of the tiles fail, or
-    time is over, and what `submit` raises.
+    `submit` queues one part and may wait for a place. `wait_ms` is that of the whole, `model_ms` the rest of the time
+    until all parts, some of which run at once, have ended. A tile that fails is tried once more, and then counted in
+    `tiles_failed`. Raises `InferenceError` when the whole or most of the tiles fail, or time is over, and what `submit`
+    raises.
     """
     assert plan.tile is not None
     whole: Inference | None = None
-    wait_ms = model_ms = 0.0
+    started = time.perf_counter()
     failed = 0
     parts: list[tuple[Detections, Tile]] = []
     whole_tile = Tile(0, 0, pixels.shape[1], pixels.shape[0])
@@ -75,7 +76,6 @@ def infer_tiled(submit: Submit, pixels: Pixels, plan: TilePlan, *, deadline: flo
             if part.input_shape != (shape.height, shape.width):
                 raise InferenceError("The model computed another size than was quoted. Nothing was taken: try again.")
             whole = part if tile is whole_tile else whole
-            wait_ms, model_ms = wait_ms + part.wait_ms, model_ms + part.model_ms
             parts.append((part.detections, tile))
     finally:
         for _tile, future in under_way:
@@ -85,8 +85,8 @@ def infer_tiled(submit: Submit, pixels: Pixels, plan: TilePlan, *, deadline: flo
     return Inference(
         detections=merge_parts(parts, (pixels.shape[0], pixels.shape[1]), edge_px=EDGE_PX * max(1.0, scale)),
         input_shape=whole.input_shape,
-        wait_ms=wait_ms,
-        model_ms=model_ms,
+        wait_ms=whole.wait_ms,
+        model_ms=max(0.0, (time.perf_counter() - started) * 1000 - whole.wait_ms),
         batch_size=whole.batch_size,
         tiles_failed=failed,
     )

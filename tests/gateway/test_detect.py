@@ -113,6 +113,36 @@ def test_the_price_is_the_quoted_one(gateway: Gateway, photo_bytes: dict[str, by
     assert (used["totals"]["charged"], used["totals"]["images"]) == (len(shapes), len(shapes))
 
 
+def test_tiles_by_every_entrance(gateway: Gateway) -> None:
+    """`tile_px` in a body, a form, the address, a batch or a quote: the same price of the grid, taken once."""
+    customer = gateway.customer()
+    data = encode_png(np.random.default_rng(9).integers(0, 256, (512, 1024, 3), dtype=np.uint8))
+    quoted = customer.run("/quotes", {"wide.png": data}, tile_px=512).json()
+    # 320 × 160 for the whole and 320 × 320 for each of three tiles.
+    assert (quoted["tokens"], quoted["tile_px"]) == (0.875, 512)
+    line = quoted["images"][0]
+    assert (line["tiles"], line["tile_input_width"], line["tile_input_height"]) == (3, 320, 320)
+    text = base64.b64encode(data).decode()
+    answers = [
+        customer.post("/detect", json={"image": text, "img_size": 320, "tile_px": 512}),
+        customer.post("/detect", files={"file": ("wide.png", data)}, data={"img_size": "320", "tile_px": "512"}),
+        customer.post("/detect?img_size=320&tile_px=512", content=data, headers={"Content-Type": "image/png"}),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [answer.json()["usage"]["tokens"] for answer in answers] == [0.875, 0.0, 0.0]
+    assert {(answer.json()["tile_px"], answer.json()["tiles_failed"]) for answer in answers} == {(512, 0)}
+    times = answers[0].json()["usage"]["times_ms"]
+    assert sum(ms for stage, ms in times.items() if stage != "total") <= times["total"] + 1
+    batch = customer.run("/batch", {"wide.png": data}, tile_px=512).json()
+    assert (batch["tile_px"], batch["usage"]["tokens"], batch["images"]["free"]) == (512, 0.0, 1)
+    receipt = customer.get(f"/receipts/{answers[0].json()['usage']['receipt_id']}").json()
+    assert (receipt["tiles"]["count"], receipt["charged_tokens"]) == (3, "0.875")
+    for wrong, code in ((300, "invalid_tile_px"), ("many", "invalid_request")):
+        refused = customer.post("/detect", json={"image": text, "tile_px": wrong})
+        assert (refused.status_code, refused.json()["code"]) == (422, code)
+    assert customer.balance() == (19.125, 0.0)
+
+
 def test_times_by_stage(gateway: Gateway) -> None:
     """Body and `Server-Timing` name the same stages, and together they are not longer than the whole."""
     answer = gateway.customer().detect(picture(40))
