@@ -18,6 +18,7 @@ from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
 from core.inference.images import count_pixels, decode_image, encode_png
 from core.inference.pixel_gate import IN_FLIGHT
 from core.services import detect as detection
+from core.services import run_report
 from core.services.application import Application, current
 from core.services.stages import Stages
 from gateway import metrics, openapi
@@ -144,10 +145,16 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
         metrics.count_stages(times_ms)
     headers = detect_headers(outcome, times_ms)
     if options.annotated is not None:
-        data = data or app.blobs.get(caller.account_id, outcome.image.file_sha256)
+        data = data or picture.data or _stored_picture(app, caller, outcome)
         return Response(draw(app, data, found), media_type=PNG, headers=headers)
     image = Labelled(outcome.image.name, outcome.image.width, outcome.image.height, found)
     return write(options.format, [image], detect_answer(outcome, found, times_ms), headers)
+
+
+def _stored_picture(app: Application, caller: ApiCaller, outcome: detection.Detected) -> bytes:
+    """The file that was charged: one that was free, because it has the same pixels, is not stored."""
+    charged = run_report.get_stored_result(app, caller, outcome.result_id).image
+    return app.blobs.get(caller.account_id, charged.file_sha256)
 
 
 def _only_picture(body: Body, options: DetectIn) -> Picture:

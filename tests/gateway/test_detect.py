@@ -113,6 +113,22 @@ def test_the_price_is_the_quoted_one(gateway: Gateway, photo_bytes: dict[str, by
     assert (used["totals"]["charged"], used["totals"]["images"]) == (len(shapes), len(shapes))
 
 
+def test_a_replay_draws_what_was_free(gateway: Gateway, web: str, bus_bytes: bytes) -> None:
+    """The same pixels in another file are free and not stored; the same key gives the drawn picture again."""
+    customer = gateway.customer()
+    pixels = cv2.imdecode(np.frombuffer(bus_bytes, np.uint8), cv2.IMREAD_COLOR)
+    customer.post("/detect", files={"file": ("bus.png", encode_png(pixels))}, data={"img_size": "320"})
+    bmp = cv2.imencode(".bmp", pixels)[1].tobytes()
+    sent = {"content": bmp, "headers": {"Content-Type": "image/bmp", "Idempotency-Key": "drawn"}}
+    answers = [customer.post("/detect?img_size=320&annotated=png", **sent) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].content == answers[1].content
+    by_url = {"image_url": f"{web}/bus.jpg?size=2", "img_size": 320, "annotated": "png"}
+    for _ in range(2):
+        answer = customer.post("/detect", json=by_url, headers={"Idempotency-Key": "by-address"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
 def test_tiles_by_every_entrance(gateway: Gateway) -> None:
     """`tile_px` in a body, a form, the address, a batch or a quote: the same price of the grid, taken once."""
     customer = gateway.customer()
