@@ -2,8 +2,8 @@
 
 The embedded model does not see people of that size, and others cannot be had without a download, so one is made first:
 the embedded yolov8s is trained further, for some minutes, on small pictures with people of 8 to 16 pixels cut from a
-photograph. What it is tried on is a picture of 3840 × 2160 with another person of the photograph, which training has not
-seen. Then the embedded model itself runs the same tiles through the engine and through a loop of `YOLO.predict`.
+photograph. What it is tried on is a picture of 3840 × 2160 with another person of the photograph, not seen in training.
+Then the embedded model itself runs the same tiles through the engine and through a loop of `YOLO.predict`.
 
     python bench/tiles.py [--rounds 3] [--epochs 8] [--pictures 160]
 """
