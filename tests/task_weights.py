@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+# What Ultralytics adds to the name of a model of each task.
+SUFFIXES = {"segment": "seg", "pose": "pose", "obb": "obb"}
 
 
 def make_task_weights(source: Path, target: Path, task: str) -> Path:
@@ -15,7 +19,8 @@ def make_task_weights(source: Path, target: Path, task: str) -> Path:
     from ultralytics.models import YOLO
     from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
 
-    build, suffix = {"segment": (SegmentationModel, "seg"), "pose": (PoseModel, "pose"), "obb": (OBBModel, "obb")}[task]
+    build: Any = {"segment": SegmentationModel, "pose": PoseModel, "obb": OBBModel}[task]
+    suffix = SUFFIXES[task]
     trained = YOLO(str(source))
     torch.manual_seed(5)
     network = build(f"yolov8s-{suffix}.yaml", nc=len(trained.names), verbose=False)
@@ -27,7 +32,7 @@ def make_task_weights(source: Path, target: Path, task: str) -> Path:
                 torch.nn.init.kaiming_normal_(module.weight)
     network.load(trained.model, verbose=False)
     network.names = dict(trained.names)
-    yolo = YOLO(f"yolov8s-{suffix}.yaml")
+    yolo: Any = YOLO(f"yolov8s-{suffix}.yaml")
     network.args, network.task = yolo.model.args, task
     yolo.model = network
     yolo.save(str(target))

@@ -5,6 +5,8 @@ The steps and their parameters are those of Ultralytics' predictors (docs/adr/00
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,7 +43,9 @@ def decode(
     elif facts.task == "obb":
         rows = suppress(outputs[0], params, classes=len(facts.names), overlap=keep_oriented)
     else:
-        rows = suppress(outputs[0], params, classes=len(facts.names))
+        # What a detect network says has nothing behind the classes.
+        classes = None if facts.task == "detect" else len(facts.names)
+        rows = suppress(outputs[0], params, classes=classes)
     return _DECODERS[facts.task](rows, outputs, facts, shape, image_height, image_width)
 
 
@@ -115,7 +119,8 @@ def _decode_oriented(
     centre = unpad(rows[:, :2], shape, height, width)
     sides = unpad(rows[:, 2:4], shape, height, width, shift=False)
     oriented = np.concatenate((centre, sides, rows[:, 6:7]), axis=1)
-    corners = np.asarray(ops.xywhr2xyxyxyxy(oriented), np.float32)
+    to_corners: Any = ops.xywhr2xyxyxyxy  # it has no types
+    corners = np.asarray(to_corners(oriented), np.float32)
     bounds = np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1)
     return Detections(
         xyxy=bounds.clip(0, (width, height, width, height)).astype(np.float32),

@@ -124,7 +124,8 @@ def _join(polygons: Sequence[Sequence[Sequence[int]]]) -> Sequence[Sequence[floa
     # Not at the top: `core.inference.weights` has to be there before Ultralytics is.
     from ultralytics.data.converter import merge_multi_segment
 
-    joined: list[list[float]] = np.concatenate(merge_multi_segment([np.array(one) for one in polygons])).tolist()
+    merge: Any = merge_multi_segment  # its types say less than it takes
+    joined: list[list[float]] = np.concatenate(merge([np.array(one) for one in polygons])).tolist()
     return joined
 
 

@@ -59,7 +59,7 @@ class Mask:
         polygons = tuple(np.array(polygon, np.int32).reshape(-1, 2) for polygon in item["polygons"])
         return cls(height, width, item["mask"]["counts"], polygons)
 
-    def _code(self) -> dict[str, Any]:
+    def _code(self) -> Any:
         return {"size": [self.height, self.width], "counts": self.counts.encode()}
 
 
@@ -74,7 +74,7 @@ def _encode(crop: Plane, left: int, top: int, height: int, width: int) -> str:
     meets = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate((meets, meets + 1)))
     ends = [0, *edges.tolist()] + ([height * width] if edges[-1] < height * width else [])
-    code = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
+    code: Any = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(ends).tolist()}, height, width)
     counts: bytes = code["counts"]
     return counts.decode()
 
@@ -82,7 +82,7 @@ def _encode(crop: Plane, left: int, top: int, height: int, width: int) -> str:
 def _trace(crop: Plane, left: int, top: int, off_px: float) -> tuple[NDArray[np.int32], ...]:
     """The outer outlines, the largest first. One that is a point or a line is shown by the pixels' rectangle."""
     contours, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    polygons = []
+    polygons: list[NDArray[np.int32]] = []
     for contour in sorted(contours, key=cv2.contourArea, reverse=True):
         polygon = np.asarray(cv2.approxPolyDP(contour, off_px, closed=True), np.int32).reshape(-1, 2)
         if len(polygon) < 3:
