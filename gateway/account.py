@@ -98,6 +98,7 @@ def models() -> Response:
             {
                 "name": view.model.name,
                 "title": view.model.title,
+                "task": view.model.task,
                 "state": view.state.value,
                 "version": view.version.version if view.version else None,
                 "beta": str(prices.betas[view.model.name]) if view.model.name in prices.betas else None,

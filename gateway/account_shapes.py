@@ -102,10 +102,14 @@ class UsageByKeyOut(Answer):
 
 
 class ModelOut(Answer):
-    """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here."""
+    """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here.
+
+    `task` says what it finds: boxes, masks, key points or oriented boxes.
+    """
 
     name: str
     title: str
+    task: Literal["detect", "segment", "pose", "obb"]
     state: Literal["ready", "fetchable", "missing"]
     version: str | None
     beta: str | None

@@ -210,6 +210,7 @@ ANSWERED: dict[str, Any] = {
     "ModelOut": {
         "name": "yolov8s-fall",
         "title": "YOLOv8s Fall",
+        "task": "detect",
         "state": "ready",
         "version": "5f6f620d0fa5",
         "beta": "1.0",

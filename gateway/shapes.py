@@ -153,13 +153,28 @@ class Box(Answer):
     y2: float
 
 
+class MaskCode(Answer):
+    """A mask as COCO's compressed run lengths: `size` is height and width of the picture."""
+
+    size: list[int]
+    counts: str
+
+
 class Prediction(Answer):
-    """One detected object."""
+    """One detected object. `mask` and `polygons`, `keypoints` or `corners` are there for models of those tasks."""
 
     class_: int = Field(alias="class")
     name: str
     confidence: float
     box: Box
+    mask: MaskCode | None = Field(default=None, description="Segment: its pixels.")
+    polygons: list[list[list[int]]] | None = Field(
+        default=None, description="Segment: the outer outlines of its mask, the largest first, each of x, y."
+    )
+    keypoints: list[list[float]] | None = Field(default=None, description="Pose: each point as x, y, confidence.")
+    corners: list[list[float]] | None = Field(
+        default=None, description="Oriented boxes: its four corners as x, y in turn; they may lie outside the picture."
+    )
 
 
 class Usage(Answer):
@@ -224,14 +239,19 @@ class CocoImage(Answer):
 
 
 class CocoCategory(Answer):
-    """A class of a COCO data set."""
+    """A class of a COCO data set; of poses with the names of its points and what limbs join."""
 
     id: int
     name: str
+    keypoints: list[str] | None = Field(default=None)
+    skeleton: list[list[int]] | None = Field(default=None)
 
 
 class CocoAnnotation(Answer):
-    """A box of a COCO data set: `bbox` is x, y, width and height in pixels."""
+    """An object of a COCO data set: `bbox` is x, y, width and height in pixels.
+
+    `segmentation` is a mask's run lengths or an oriented box's polygon, `keypoints` are x, y, visibility in one list.
+    """
 
     id: int
     image_id: int
@@ -240,6 +260,9 @@ class CocoAnnotation(Answer):
     area: float
     iscrowd: int
     score: float
+    segmentation: MaskCode | list[list[float]] | None = Field(default=None)
+    keypoints: list[float] | None = Field(default=None)
+    num_keypoints: int | None = Field(default=None)
 
 
 class CocoOut(Answer):

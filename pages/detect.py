@@ -8,11 +8,13 @@ from core.services import account_view, admin
 from core.services.application import current
 from core.tiles import TILES_PX
 from ui.batch import SAMPLES, clear_batch, collect, has_restored
-from ui.format import local_time, tokens
+from ui.format import local_time, task_words, tokens
 from ui.i18n import _, ngettext
 from ui.job_view import show_job
 from ui.preview import show_preview
 from ui.session import require_user
+
+OTHERS_SHOWN = 5
 
 user = require_user()
 app = current()
@@ -42,7 +44,14 @@ left, right = st.columns(2)
 model = left.selectbox(
     _("Model"),
     list(ready),
-    format_func=lambda name: f"{ready[name].title} · β {prices.betas.get(name, '—')} · {_(ready[name].classes)}",
+    format_func=lambda name: " · ".join(
+        (
+            ready[name].title,
+            task_words(ready[name].task),
+            f"β {prices.betas.get(name, '—')}",
+            _(ready[name].classes),
+        )
+    ),
     key="model",
 )
 img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")
@@ -60,7 +69,14 @@ tile_px = st.selectbox(
 others = [view.model.title for view in models if view.model.name not in ready]
 st.caption(
     _("Runs on {device}.").format(device=app.engine.device_name)
-    + (" " + _("Not installed here: {models}.").format(models=", ".join(others)) if others else "")
+    + (
+        " "
+        + _("Not installed here: {models}.").format(
+            models=", ".join(others[:OTHERS_SHOWN]) + (" …" if len(others) > OTHERS_SHOWN else "")
+        )
+        if others
+        else ""
+    )
 )
 
 candidates = collect(uploads, samples)

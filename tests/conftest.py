@@ -142,6 +142,18 @@ def replica(version: ModelVersion) -> Replica:
     return Replica(version, open_torch(version.path, version.sha256, device=torch_cpu(), cores=2))
 
 
+@pytest.fixture(scope="session")
+def task_weights(version: ModelVersion, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Weights that find the people of a photograph, by task: segment, pose and obb."""
+    from tests.task_weights import SUFFIXES, make_task_weights
+
+    folder = tmp_path_factory.mktemp("tasks")
+    return {
+        task: make_task_weights(version.path, folder / f"yolov8s-{suffix}.pt", task)
+        for task, suffix in SUFFIXES.items()
+    }
+
+
 def torch_cpu() -> torch.device:
     """The processor."""
     import torch

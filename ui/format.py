@@ -59,3 +59,14 @@ def plain(name: str) -> str:
     for character in "\\`*_{}[]()#+!|<>~:$@.":
         name = name.replace(character, f"\\{character}")
     return name
+
+
+def task_words(task: str) -> str:
+    """What a model of a task finds, in words."""
+    words = {
+        "detect": _("boxes"),
+        "segment": _("masks"),
+        "pose": _("key points"),
+        "obb": _("oriented boxes"),
+    }
+    return words.get(task, task)

@@ -72,7 +72,12 @@ def N_(message: str) -> str:  # noqa: N802  # the name that gettext tools look f
 
 
 # What the model catalogue says of classes.
-MODEL_CLASSES = (N_("people, as Normal or Fall"), N_("80 COCO classes"))
+MODEL_CLASSES = (
+    N_("people, as Normal or Fall"),
+    N_("80 COCO classes"),
+    N_("people with 17 key points"),
+    N_("15 DOTA classes"),
+)
 
 
 def ngettext(singular: str, plural: str, count: int) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.inference.masks import Mask
+
 CONFIDENCE_STORED_MIN = 0.05
 
 
@@ -19,12 +21,19 @@ class Detections:
 
     `xyxy` is `(N, 4)` float32 as `(x_min, y_min, x_max, y_max)` in pixels of the original, upright image;
     `confidence` is `(N,)` float32; `class_id` is `(N,)` int; `names` maps class ids to names.
+
+    What a model of another task finds beside boxes, in the same pixels, and None where it does not: `masks`, one an
+    instance; `keypoints`, `(N, K, 3)` float32 as x, y, confidence; `corners` of oriented boxes, `(N, 4, 2)` float32 as
+    x, y in turn around the box, which may lie outside the image. `xyxy` is then the upright box around them.
     """
 
     xyxy: NDArray[np.float32]
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int64]
     names: Mapping[int, str]
+    masks: tuple[Mask, ...] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    corners: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.confidence)
@@ -35,7 +44,15 @@ class Detections:
         if classes is not None:
             wanted = [class_id for class_id, name in self.names.items() if name in classes]
             keep &= np.isin(self.class_id, wanted)
-        return Detections(self.xyxy[keep], self.confidence[keep], self.class_id[keep], self.names)
+        return Detections(
+            self.xyxy[keep],
+            self.confidence[keep],
+            self.class_id[keep],
+            self.names,
+            masks=None if self.masks is None else tuple(self.masks[index] for index in np.flatnonzero(keep)),
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
+            corners=None if self.corners is None else self.corners[keep],
+        )
 
     def class_names(self) -> list[str]:
         """The class of each detection, `(N,)`."""
@@ -46,8 +63,8 @@ class Detections:
         return dict(Counter(self.class_names()).most_common())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The stored form, which is the API's: class, name, confidence and box in original pixels."""
-        return [
+        """The stored form, which is the API's: class, name, confidence, box in original pixels, what else there is."""
+        items: list[dict[str, Any]] = [
             {
                 "class": int(class_id),
                 "name": self.names[int(class_id)],
@@ -61,6 +78,17 @@ class Detections:
             }
             for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id, strict=True)
         ]
+        for index, item in enumerate(items):
+            if self.masks is not None:
+                item.update(self.masks[index].to_json())
+            if self.keypoints is not None:
+                item["keypoints"] = [
+                    [round(float(x), 1), round(float(y), 1), round(float(confidence), 4)]
+                    for x, y, confidence in self.keypoints[index]
+                ]
+            if self.corners is not None:
+                item["corners"] = [[round(float(x), 1), round(float(y), 1)] for x, y in self.corners[index]]
+        return items
 
     @classmethod
     def from_json(cls, items: Sequence[Mapping[str, Any]]) -> Detections:
@@ -73,4 +101,12 @@ class Detections:
             confidence=np.array([i["confidence"] for i in items], dtype=np.float32),
             class_id=np.array([i["class"] for i in items], dtype=np.int64),
             names={int(i["class"]): str(i["name"]) for i in items},
+            # One model found all of them: what the first has, all have.
+            masks=tuple(Mask.from_json(i) for i in items) if items and "mask" in items[0] else None,
+            keypoints=_part(items, "keypoints"),
+            corners=_part(items, "corners"),
         )
+
+
+def _part(items: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float32] | None:
+    return np.array([i[name] for i in items], dtype=np.float32) if items and name in items[0] else None

@@ -1,4 +1,4 @@
-"""Boxes on a picture, with the few cv2 calls that it takes."""
+"""Boxes, masks, key points and oriented boxes on a picture, with the few cv2 calls that it takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from core.inference.detections import Detections
 from core.inference.images import Pixels
+from core.inference.keypoints import COCO_POINTS, COCO_SKELETON, POINT_SEEN_MIN
+from core.inference.masks import Mask
 from core.tiles import Tile
 
 # BGR of the Okabe-Ito palette: distinguishable with any kind of colour vision.
@@ -22,6 +25,9 @@ PALETTE_BGR = (
     (66, 228, 240),
 )
 
+# How much of a mask's pixel is its colour: what is below stays visible.
+TINT = 0.45
+
 
 def class_color_bgr(class_id: int) -> tuple[int, int, int]:
     """The colour of a class, as BGR."""
@@ -29,7 +35,10 @@ def class_color_bgr(class_id: int) -> tuple[int, int, int]:
 
 
 def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
-    """A copy of `(H, W, 3)` BGR with a box and a label for each detection; line and text scale with the image."""
+    """A copy of `(H, W, 3)` BGR with a box, a label and what else was found for each detection.
+
+    Line and text scale with the image.
+    """
     canvas = np.ascontiguousarray(pixels.copy())
     longest = max(canvas.shape[:2])
     thickness = max(2, round(longest / 400))
@@ -41,7 +50,16 @@ def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
         class_id = int(detections.class_id[index])
         color = class_color_bgr(class_id)
         label = f"{detections.names[class_id]} {detections.confidence[index]:.2f}"
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+        if detections.masks is not None:
+            _tint(canvas, detections.masks[index], (x1, y1, x2, y2), color)
+            cv2.polylines(canvas, list(detections.masks[index].polygons), True, color, thickness, cv2.LINE_AA)
+        if detections.corners is not None:
+            outline = np.rint(detections.corners[index]).astype(np.int32)
+            cv2.polylines(canvas, [outline], True, color, thickness, cv2.LINE_AA)
+        else:
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+        if detections.keypoints is not None:
+            _draw_keypoints(canvas, detections.keypoints[index], color, thickness)
         (text_width, text_height), baseline = cv2.getTextSize(
             label, cv2.FONT_HERSHEY_SIMPLEX, font_scale, text_thickness
         )
@@ -73,6 +91,30 @@ def draw_tiles(pixels: Pixels, tiles: Sequence[Tile], image_height: int, image_w
         cv2.rectangle(canvas, top_left, bottom_right, (255, 255, 255), 1)
     # Half of each line, so that what lies under many of them can still be seen.
     return np.asarray(cv2.addWeighted(canvas, 0.7, pixels, 0.3, 0), np.uint8)
+
+
+def _tint(canvas: Pixels, mask: Mask, box: tuple[int, int, int, int], color: tuple[int, int, int]) -> None:
+    x1, y1, x2, y2 = box
+    # A pixel more than the rounded box: the mask may end between them.
+    area = np.s_[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1]
+    region, inside = canvas[area], mask.decode()[area] > 0
+    region[inside] = (region[inside] * (1 - TINT) + np.array(color) * TINT).astype(np.uint8)
+
+
+def _draw_keypoints(
+    canvas: Pixels, keypoints: NDArray[np.float32], color: tuple[int, int, int], thickness: int
+) -> None:
+    """The points that were seen, and the limbs between two of them where they are COCO's 17 of a person."""
+    points = [(round(float(x)), round(float(y))) for x, y, _ in keypoints]
+    seen = keypoints[:, 2] >= POINT_SEEN_MIN
+    if len(points) == COCO_POINTS:
+        for first, second in COCO_SKELETON:
+            if seen[first] and seen[second]:
+                cv2.line(canvas, points[first], points[second], color, thickness, cv2.LINE_AA)
+    for point, is_seen in zip(points, seen, strict=True):
+        if is_seen:
+            cv2.circle(canvas, point, thickness + 1, color, cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(canvas, point, thickness + 1, _ink(color), max(1, thickness // 3), cv2.LINE_AA)
 
 
 def _ink(background_bgr: tuple[int, int, int]) -> tuple[int, int, int]:

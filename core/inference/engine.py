@@ -20,14 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchvision  # noqa: F401  # imported first on purpose: without it NMS is some 30 times slower
-from numpy.typing import NDArray
 
 from core.errors import EngineStoppedError, InferenceError, VisionMeterError
 from core.inference.backends.choose import count_cores, name_device
-from core.inference.backends.network import Network
+from core.inference.backends.network import Arrays, Network
+from core.inference.decode import decode
 from core.inference.images import Pixels
 from core.inference.passes import Passes
-from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, letterbox, suppress, to_original
+from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, letterbox
 from core.inference.registry import ModelVersion
 from core.inference.replicas import Replica, Replicas
 from core.inference.scheduler import Inference, Priority, Request, Scheduler
@@ -215,7 +215,7 @@ class Engine:
             return
         with self._replicas.use(waited[0].version) as replica:
 
-            def forward(replica: Replica, padded: list[Pixels]) -> NDArray[np.float32]:
+            def forward(replica: Replica, padded: list[Pixels]) -> Arrays:
                 # All of the batch, also when this is a part of it: a pass that never ends answers none of them.
                 stream.batch, stream.busy_since = waited, time.monotonic()
                 try:
@@ -225,13 +225,13 @@ class Engine:
 
             started = time.perf_counter()
             for outcome in self._passes.run(replica, waited, forward):
-                if isinstance(outcome.output, VisionMeterError):
-                    fail(outcome.request, outcome.output)
-                elif isinstance(outcome.output, Exception):
-                    fail(outcome.request, _broken(outcome.output))
+                if isinstance(outcome.outputs, VisionMeterError):
+                    fail(outcome.request, outcome.outputs)
+                elif isinstance(outcome.outputs, Exception):
+                    fail(outcome.request, _broken(outcome.outputs))
                 else:
                     self._finishers.submit(
-                        _finish, outcome.request, outcome.output, replica, started, outcome.ms, outcome.batch_size
+                        _finish, outcome.request, outcome.outputs, replica, started, outcome.ms, outcome.batch_size
                     )
 
     # What never ends --------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def _is_late(request: Request) -> bool:
 
 def _finish(
     request: Request,
-    output: NDArray[np.float32],
+    outputs: Arrays,
     replica: Replica,
     started: float,
     model_ms: float,
@@ -288,8 +288,14 @@ def _finish(
 ) -> None:
     """From what the network says to detections in the original image."""
     try:
-        rows = suppress(output, request.params)
-        detections = to_original(rows, request.shape, request.image_height, request.image_width, replica.network.names)
+        detections = decode(
+            outputs,
+            replica.network.facts,
+            request.params,
+            request.shape,
+            request.image_height,
+            request.image_width,
+        )
         answer = Inference(
             detections=detections,
             input_shape=(request.shape.height, request.shape.width),

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from core.inference.backends.network import Arrays
 from core.inference.images import Pixels
 from core.inference.pipeline import grey_picture
 from core.inference.replicas import Replica, Replicas
@@ -20,18 +19,18 @@ from core.inference.scheduler import Bucket, Request
 log = logging.getLogger("visionmeter")
 
 # `Replica.forward`, watched.
-Forward = Callable[[Replica, list[Pixels]], NDArray[np.float32]]
+Forward = Callable[[Replica, list[Pixels]], Arrays]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request: its part of the output, `(4 + classes, candidates)`, or why there is none.
+    """What became of one request: its part of all outputs (`Network.forward`, without the batch), or why there is none.
 
     `ms` is the pass that it was in, of `batch_size` images.
     """
 
     request: Request
-    output: NDArray[np.float32] | Exception
+    outputs: Arrays | Exception
     ms: float
     batch_size: int
 
@@ -56,16 +55,16 @@ class Passes:
         is loaded anew, and the image gets one more chance.
         """
         started = time.perf_counter()
-        output, error = _try(replica, [request.padded for request in requests], forward)
-        if output is None:
+        outputs, error = _try(replica, [request.padded for request in requests], forward)
+        if outputs is None:
             assert error is not None
             if is_out_of_memory(error):
                 self._shrink(requests)
             yield from self._again(replica, requests, forward, error)
             return
         ms = (time.perf_counter() - started) * 1000
-        for request, one in zip(requests, output, strict=True):
-            yield Outcome(request, one, ms, len(requests))
+        for index, request in enumerate(requests):
+            yield Outcome(request, [output[index] for output in outputs], ms, len(requests))
 
     def _again(
         self, replica: Replica, requests: list[Request], forward: Forward, error: Exception
@@ -84,12 +83,12 @@ class Passes:
         started = time.perf_counter()
         try:
             with self._replicas.use(replica.version) as fresh:
-                output = forward(fresh, [requests[0].padded])
+                outputs = forward(fresh, [requests[0].padded])
         except Exception as second:
             # The weights that do not load, the device that is still gone: each is the end for this image.
             outcome = Outcome(requests[0], second, 0.0, 1)
         else:
-            outcome = Outcome(requests[0], output[0], (time.perf_counter() - started) * 1000, 1)
+            outcome = Outcome(requests[0], [output[0] for output in outputs], (time.perf_counter() - started) * 1000, 1)
         yield outcome
 
     def _shrink(self, requests: list[Request]) -> None:
@@ -103,9 +102,7 @@ class Passes:
                 log.warning("out of memory: batches of %d × %d have %d images now", bucket.height, bucket.width, fits)
 
 
-def _try(
-    replica: Replica, padded: list[Pixels], forward: Forward
-) -> tuple[NDArray[np.float32] | None, Exception | None]:
+def _try(replica: Replica, padded: list[Pixels], forward: Forward) -> tuple[Arrays | None, Exception | None]:
     """A pass, or what it raised."""
     try:
         return forward(replica, padded), None

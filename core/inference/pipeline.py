@@ -1,4 +1,4 @@
-"""One image through one model: letterbox → forward → non-maximum suppression → original pixels.
+"""The steps of one image through one model: letterbox → forward → non-maximum suppression → original pixels.
 
 `YOLO.predict` is not used: its arguments are shared between threads and its suppression has a clock that
 blanks results (docs/adr/0005). The parts are Ultralytics' network and torchvision's NMS; the parameters are
@@ -7,7 +7,7 @@ those of `YOLO.predict` (IoU 0.7, 300 detections, best class per box), so the an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -75,25 +75,48 @@ def to_batch(padded: Sequence[Pixels]) -> NDArray[np.float32]:
     return batch
 
 
-def suppress(output: NDArray[np.float32], params: DetectParams) -> NDArray[np.float32]:
-    """`(4 + classes, candidates)` centre-format prediction as `(N, 6)`: x1, y1, x2, y2, confidence, class.
+# Centre-format boxes `(N, 4)`, confidences, classes and angles to the indices of those that stay, best first.
+Overlap = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, DetectParams], torch.Tensor]
+
+
+def suppress(
+    output: NDArray[np.float32], params: DetectParams, *, classes: int | None = None, overlap: Overlap | None = None
+) -> NDArray[np.float32]:
+    """`(4 + classes + extra, candidates)` centre-format prediction as `(N, 6 + extra)`: x1, y1, x2, y2, confidence,
+    class, extra. Without `classes` there is no extra. With `overlap` boxes are oriented, by the angle that is the last
+    extra: they stay in the centre format.
 
     Coordinates are pixels of the network input. One image at a time, no time limit, bounded candidates.
     """
     prediction = torch.from_numpy(output)
-    boxes, scores = prediction[:4].T, prediction[4:].T
-    confidence, class_id = scores.max(dim=1)
-    keep = confidence > params.confidence_min
-    boxes, confidence, class_id = boxes[keep], confidence[keep], class_id[keep]
-    if confidence.numel() > CANDIDATES_MAX:
-        confidence, order = confidence.topk(CANDIDATES_MAX)
-        boxes, class_id = boxes[order], class_id[order]
-    half = boxes[:, 2:] / 2
-    xyxy = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), dim=1)
-    offset = class_id.to(xyxy.dtype).unsqueeze(1) * CLASS_OFFSET_PX
-    kept = torchvision.ops.nms(xyxy + offset, confidence, params.iou_max)[: params.detections_max]
-    rows = torch.cat((xyxy, confidence.unsqueeze(1), class_id.to(xyxy.dtype).unsqueeze(1)), dim=1)[kept]
-    return rows.numpy()
+    scores_end = len(prediction) if classes is None else 4 + classes
+    confidence, class_id = prediction[4:scores_end].T.max(dim=1)
+    keep = torch.nonzero(confidence > params.confidence_min).squeeze(1)
+    if keep.numel() > CANDIDATES_MAX:
+        keep = keep[confidence[keep].topk(CANDIDATES_MAX).indices]
+    boxes, extra = prediction[:4, keep].T, prediction[scores_end:, keep].T
+    confidence, class_id = confidence[keep], class_id[keep]
+    if overlap is None:
+        half = boxes[:, 2:] / 2
+        boxes = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), dim=1)
+        offset = class_id.to(boxes.dtype).unsqueeze(1) * CLASS_OFFSET_PX
+        kept = torchvision.ops.nms(boxes + offset, confidence, params.iou_max)
+    else:
+        kept = overlap(boxes, confidence, class_id, extra[:, -1], params)
+    kept = kept[: params.detections_max]
+    parts = (boxes[kept], confidence[kept].unsqueeze(1), class_id[kept].to(boxes.dtype).unsqueeze(1), extra[kept])
+    return torch.cat(parts, dim=1).numpy()
+
+
+def unpad(
+    points: NDArray[np.float32], shape: NetworkInput, image_height: int, image_width: int, *, shift: bool = True
+) -> NDArray[np.float32]:
+    """`(..., 2)` x, y in network-input pixels as pixels of the original image; without `shift` they are lengths."""
+    # One factor for both axes, that of the longer side: it is the one that was not rounded.
+    tall = image_height >= image_width
+    scale = shape.resized_height / image_height if tall else shape.resized_width / image_width
+    origin = np.array((shape.pad_left, shape.pad_top) if shift else (0, 0), np.float32)
+    return ((points - origin) / scale).astype(np.float32)
 
 
 def to_original(
@@ -104,14 +127,9 @@ def to_original(
     names: Mapping[int, str],
 ) -> Detections:
     """`(N, 6)` rows in network-input pixels as `Detections` in pixels of the original image, clipped to it."""
-    xyxy = rows[:, :4].copy()
-    # One factor for both axes, that of the longer side: it is the one that was not rounded.
-    tall = image_height >= image_width
-    scale = shape.resized_height / image_height if tall else shape.resized_width / image_width
-    xyxy[:, [0, 2]] = ((xyxy[:, [0, 2]] - shape.pad_left) / scale).clip(0, image_width)
-    xyxy[:, [1, 3]] = ((xyxy[:, [1, 3]] - shape.pad_top) / scale).clip(0, image_height)
+    corners = unpad(rows[:, :4].reshape(-1, 2, 2), shape, image_height, image_width)
     return Detections(
-        xyxy=xyxy.astype(np.float32),
+        xyxy=corners.clip(0, np.array((image_width, image_height), np.float32)).reshape(-1, 4),
         confidence=rows[:, 4].astype(np.float32),
         class_id=rows[:, 5].astype(np.int64),
         names=dict(names),

@@ -35,7 +35,10 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A name that customers call. `sha256` is None where any file an operator supplies is accepted."""
+    """A name that customers call. `sha256` is None where any file an operator supplies is accepted.
+
+    `task` is what its network is for: detect (boxes), segment, pose or obb (oriented boxes).
+    """
 
     name: str
     title: str
@@ -43,6 +46,7 @@ class Model:
     sha256: str | None
     embedded: bool
     classes: str
+    task: str = "detect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from core.inference.backends.network import Network
+from core.inference.backends.network import Arrays, Network
+from core.inference.decode import decode
 from core.inference.detections import Detections
 from core.inference.images import Pixels
-from core.inference.pipeline import DetectParams, letterbox, suppress, to_batch, to_original
+from core.inference.pipeline import DetectParams, letterbox, to_batch
 from core.inference.registry import ModelVersion
 
 
@@ -25,15 +23,15 @@ class Replica:
     version: ModelVersion
     network: Network
 
-    def forward(self, padded: list[Pixels]) -> NDArray[np.float32]:
-        """So many network inputs `(H, W, 3)`, all of one shape, as `(B, 4 + classes, candidates)`."""
-        return self.network.forward(to_batch(padded))[0]
+    def forward(self, padded: list[Pixels]) -> Arrays:
+        """So many network inputs `(H, W, 3)`, all of one shape, to all outputs (`Network.forward`)."""
+        return self.network.forward(to_batch(padded))
 
     def run(self, pixels: Pixels, params: DetectParams) -> tuple[Detections, tuple[int, int]]:
         """One image, `(H, W, 3)` BGR, from beginning to end, and the `(height, width)` of its network input."""
         padded, shape = letterbox(pixels, params.img_size)
-        rows = suppress(self.forward([padded])[0], params)
-        detections = to_original(rows, shape, pixels.shape[0], pixels.shape[1], self.network.names)
+        outputs = [output[0] for output in self.forward([padded])]
+        detections = decode(outputs, self.network.facts, params, shape, pixels.shape[0], pixels.shape[1])
         return detections, (padded.shape[0], padded.shape[1])
 
 

@@ -11,16 +11,19 @@ import sys
 from pathlib import Path
 
 from core.errors import WeightsRefusedError
-from core.inference.weights import inspect_weights
+from core.inference.weights import inspect_weights, require_task
 
 TRIAL_TIMEOUT_S = 180.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def try_weights(path: Path, sha256: str) -> None:
-    """Inspect a file, load it in a child process and run one grey image there. Raises `WeightsRefusedError`."""
+def try_weights(path: Path, sha256: str, task: str) -> None:
+    """Inspect a file, load it in a child process and run one grey image there, for a model of `task`.
+
+    Raises `WeightsRefusedError`.
+    """
     inspect_weights(path)
-    command = [sys.executable, "-m", "core.inference.trial", str(path), sha256]
+    command = [sys.executable, "-m", "core.inference.trial", str(path), sha256, task]
     try:
         outcome = subprocess.run(  # noqa: S603  # our own interpreter and module; the path is an argument
             command, cwd=_ROOT, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, check=False
@@ -32,7 +35,7 @@ def try_weights(path: Path, sha256: str) -> None:
         raise WeightsRefusedError(f"{path.name} does not run and was not used: {last[0][:300]}")
 
 
-def _try_here(path: Path, sha256: str) -> None:
+def _try_here(path: Path, sha256: str, task: str) -> None:
     import numpy as np
     import torch
 
@@ -40,10 +43,11 @@ def _try_here(path: Path, sha256: str) -> None:
     from core.inference.pipeline import grey_picture, to_batch
 
     network = open_torch(path, sha256, device=torch.device("cpu"), cores=1)
+    require_task(path, network.facts.task, task)
     outputs = network.forward(to_batch([grey_picture()]))
     if not all(np.isfinite(output).all() for output in outputs):
         raise WeightsRefusedError(f"{path.name} computes what is no number.")
 
 
 if __name__ == "__main__":
-    _try_here(Path(sys.argv[1]), sys.argv[2])
+    _try_here(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -79,6 +79,17 @@ def require_weights(path: Path, expected_sha256: str) -> None:
         )
 
 
+def require_task(path: Path, found: str, wanted: str) -> None:
+    """Raise `WeightsRefusedError` when weights are for another task than the model that they are to stand for."""
+    if found != wanted:
+        raise WeightsRefusedError(
+            f"{path.name} holds a network for the task {found}, and the model is one for {wanted}: put the right file "
+            "there.",
+            task=found,
+            wanted=wanted,
+        )
+
+
 def load_network(path: Path, expected_sha256: str, device: torch.device) -> tuple[torch.nn.Module, Mapping[int, str]]:
     """The network on `device`, fused and in evaluation mode, and the names of its classes.
 
@@ -90,7 +101,7 @@ def load_network(path: Path, expected_sha256: str, device: torch.device) -> tupl
         yolo = _load_safely(path)
     except Exception as error:
         # Ultralytics and torch refuse in many types; each means that this is not a network to run.
-        raise WeightsRefusedError(f"{path.name} does not load as a detection model: it was not used.") from error
+        raise WeightsRefusedError(f"{path.name} does not load as a model: it was not used.") from error
     model = cast(Any, yolo.model)  # typed as a name or nothing; after loading a file it is its network
     network: torch.nn.Module = model.float().fuse(verbose=False).eval().to(device)
     for parameter in network.parameters():
@@ -103,4 +114,5 @@ def _load_safely(path: Path) -> Any:
     from ultralytics.nn import tasks
 
     tasks.SAFE_LOAD = True  # type: ignore[attr-defined]  # Ultralytics declares no exports
-    return YOLO(str(path), task="detect")
+    # What the network is for stands in the file; `require_task` compares it with what the model is for.
+    return YOLO(str(path))

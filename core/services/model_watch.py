@@ -89,7 +89,7 @@ class ModelWatcher:
         """Load it beside the one that is served. What cannot be loaded is not kept."""
         try:
             if not known:
-                try_weights(fresh.path, fresh.sha256)
+                try_weights(fresh.path, fresh.sha256, fresh.model.task)
             self._app.engine.warm(fresh)
         except VisionMeterError:
             self._app.registry.forget(fresh)

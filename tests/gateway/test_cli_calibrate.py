@@ -62,11 +62,12 @@ def test_a_table_for_people_and_everything_as_json(run: Run, app: Application, t
 
 
 def test_a_list_that_is_not_adopted(run: Run, app: Application) -> None:
-    """One model of six is no measured list: exit code 1, a sentence, and the prices as they were."""
+    """One model of them all is no measured list: exit code 1, a sentence, and the prices as they were."""
     before = versions(app)
     outcome = run(*SMALL, "--adopt", "--force", "--note", "x")
     assert outcome.exit_code == NOT_ADOPTED
-    assert "all its models were measured: yolov8l, yolov8m, yolov8n, yolov8s, yolov8x is missing" in outcome.stderr
+    assert "all its models were measured: yolo11l, yolo11m, " in outcome.stderr
+    assert "yolov8x-seg is missing" in outcome.stderr
     assert versions(app) == before
 
 

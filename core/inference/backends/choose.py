@@ -13,6 +13,7 @@ import torch
 from core.errors import WeightsRefusedError
 from core.inference.backends.network import Network
 from core.inference.registry import ModelVersion
+from core.inference.weights import require_task
 
 log = logging.getLogger("visionmeter")
 
@@ -30,7 +31,21 @@ def name_device(device: torch.device) -> str:
 
 
 def open_backend(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
-    """The network of a version in one back end. Raises `WeightsRefusedError`, and whatever a package raises."""
+    """The network of a version in one back end.
+
+    Raises `WeightsRefusedError`, also when the weights are for another task than the model, and whatever a package
+    raises.
+    """
+    network = _open(name, version, device=device, cache_dir=cache_dir, cores=cores)
+    try:
+        require_task(version.path, network.facts.task, version.model.task)
+    except WeightsRefusedError:
+        network.close()
+        raise
+    return network
+
+
+def _open(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
     if name == "openvino":
         from core.inference.backends.openvino_network import open_openvino
 

@@ -67,9 +67,10 @@ def _read(recipe: Recipe, folder: Path) -> NetworkFacts | None:
                     log.warning("the converted network %s is damaged and made again", folder.name)
                     return None
         facts = manifest["facts"]
-        return NetworkFacts(
-            {int(key): str(name) for key, name in facts["names"].items()}, facts["task"], facts["end2end"]
-        )
+        names = {int(key): str(name) for key, name in facts["names"].items()}
+        # Manifests of other tasks have none, from before there were poses.
+        points = tuple(facts["keypoint_shape"]) if facts["task"] == "pose" else None
+        return NetworkFacts(names, facts["task"], facts["end2end"], points)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,7 +85,12 @@ def _write(recipe: Recipe, folder: Path, facts: NetworkFacts) -> None:
             files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = {
         "recipe": asdict(recipe),
-        "facts": {"names": dict(facts.names), "task": facts.task, "end2end": facts.end2end},
+        "facts": {
+            "names": dict(facts.names),
+            "task": facts.task,
+            "end2end": facts.end2end,
+            "keypoint_shape": facts.keypoint_shape,
+        },
         "files": files,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

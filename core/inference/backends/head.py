@@ -40,7 +40,13 @@ def load_flat(path: Path, expected_sha256: str, device: torch.device, *, form: s
             head: Any = module
             head.export, head.dynamic, head.format, head.shape = True, True, form, None
     known: Any = network
-    facts = NetworkFacts(names, str(known.task), bool(getattr(known, "end2end", False)))
+    points = getattr(known, "kpt_shape", None) if known.task == "pose" else None
+    facts = NetworkFacts(
+        names,
+        str(known.task),
+        bool(getattr(known, "end2end", False)),
+        None if points is None else (int(points[0]), int(points[1])),
+    )
     if facts.end2end and form != "torchscript":
         # Converted, it would take the best 300 candidates of any input, and a small one has fewer.
         raise NotConvertibleError(f"{path.name} ranks its detections itself: it runs in torch")

@@ -14,11 +14,15 @@ Arrays = list[NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class NetworkFacts:
-    """What the weights say about themselves. `end2end`: their first output needs no suppression (`Network.forward`)."""
+    """What the weights say about themselves. `end2end`: their first output needs no suppression (`Network.forward`).
+
+    `keypoint_shape` is how many points a pose has, and 3 where each has a confidence, else 2.
+    """
 
     names: Mapping[int, str]
     task: str
     end2end: bool
+    keypoint_shape: tuple[int, int] | None = None
 
 
 class Network(Protocol):
@@ -39,7 +43,8 @@ class Network(Protocol):
         """`(B, 3, H, W)` RGB in 0…1, sides multiples of 32, to all raw outputs in float32; they belong to the caller.
 
         The first output by task: detect, segment, pose, obb `(B, 4 + classes + extra, candidates)` with boxes by their
-        centre in pixels of the input; with `end2end` `(B, detections, 6 + extra)` as x1, y1, x2, y2, confidence, class;
+        centre in pixels of the input; with `end2end` `(B, detections, 6 + extra)` as x1, y1, x2, y2, confidence, class
+        (of obb: centre, width, height). Extra are 32 coefficients of a mask, the key points, or an angle in radians;
         classify `(B, classes)`. Segment has the prototypes of its masks as the second, `(B, 32, H/4, W/4)`.
         """
 

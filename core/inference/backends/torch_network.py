@@ -56,9 +56,14 @@ class TorchNetwork:
 
 
 def open_torch(path: Path, sha256: str, *, device: torch.device, cores: int) -> TorchNetwork:
-    """The network of a weights file on a device; half precision on CUDA. Raises `WeightsRefusedError`."""
+    """The network of a weights file on a device. Raises `WeightsRefusedError`.
+
+    In half precision on CUDA, but for poses and oriented boxes: their points and angles are decoded in the head, and
+    half precision knows no half pixels beyond 1024 of them.
+    """
     network, facts = load_flat(path, sha256, device, form="torchscript")
-    return TorchNetwork(network, facts, device=device, half=device.type == "cuda", cores=cores)
+    half = device.type == "cuda" and facts.task not in ("pose", "obb")
+    return TorchNetwork(network, facts, device=device, half=half, cores=cores)
 
 
 class _InFloat32(torch.nn.Module):

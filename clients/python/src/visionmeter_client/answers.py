@@ -22,6 +22,14 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """The pixels of an object as COCO's compressed run lengths; `size` is height and width of the image."""
+
+    size: tuple[int, ...]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One object that was found."""
 
@@ -29,6 +37,10 @@ class Prediction:
     name: str
     confidence: float
     box: Box
+    mask: Mask | None = None
+    polygons: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    keypoints: tuple[tuple[float, ...], ...] | None = None
+    corners: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,3 +319,4 @@ class Model:
     version: str | None
     beta: Decimal | None
     price_version: str
+    task: str = "detect"
