@@ -28,6 +28,13 @@ from core.errors.images import (
     TooManyImagesError,
     WeightsRefusedError,
 )
+from core.errors.models import (
+    CanaryNotFoundError,
+    InvalidModelError,
+    ModelNameTakenError,
+    ModelRetiredError,
+    WeightsFolderError,
+)
 from core.errors.money import (
     AccountNotActiveError,
     CalibrationRefusedError,
@@ -94,6 +101,7 @@ __all__ = [
     "ApiKeyNotFoundError",
     "BadCredentialsError",
     "CalibrationRefusedError",
+    "CanaryNotFoundError",
     "ChargeKeyTakenError",
     "ConfigError",
     "DeliveryNotFoundError",
@@ -120,6 +128,7 @@ __all__ = [
     "InvalidEmailError",
     "InvalidHeadError",
     "InvalidImageSizeError",
+    "InvalidModelError",
     "InvalidRequestError",
     "InvalidRoleError",
     "InvitationError",
@@ -132,8 +141,10 @@ __all__ = [
     "LastOwnerError",
     "LedgerInconsistentError",
     "MemberNotFoundError",
+    "ModelNameTakenError",
     "ModelNotFoundError",
     "ModelNotReadyError",
+    "ModelRetiredError",
     "NoRateError",
     "NotAllowedError",
     "NotSignedInError",
@@ -162,5 +173,6 @@ __all__ = [
     "VoucherUsedError",
     "WeakPasswordError",
     "WebhookUrlRefusedError",
+    "WeightsFolderError",
     "WeightsRefusedError",
 ]

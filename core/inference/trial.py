@@ -6,6 +6,7 @@ that end a process: then it is the child that ends.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,11 @@ TRIAL_TIMEOUT_S = 180.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def try_weights(path: Path, sha256: str) -> None:
-    """Inspect a file, load it in a child process and run one grey image there. Raises `WeightsRefusedError`."""
+def try_weights(path: Path, sha256: str) -> list[str]:
+    """Inspect a file, load it in a child process and run one grey image there; gives the names of its classes.
+
+    Raises `WeightsRefusedError`.
+    """
     inspect_weights(path)
     command = [sys.executable, "-m", "core.inference.trial", str(path), sha256]
     try:
@@ -30,9 +34,11 @@ def try_weights(path: Path, sha256: str) -> None:
     if outcome.returncode != 0:
         last = outcome.stderr.strip().splitlines()[-1:] or [f"the process ended with {outcome.returncode}"]
         raise WeightsRefusedError(f"{path.name} does not run and was not used: {last[0][:300]}")
+    # The last line, for a package may print before.
+    return [str(name) for name in json.loads(outcome.stdout.splitlines()[-1])]
 
 
-def _try_here(path: Path, sha256: str) -> None:
+def _try_here(path: Path, sha256: str) -> list[str]:
     import numpy as np
     import torch
 
@@ -43,7 +49,8 @@ def _try_here(path: Path, sha256: str) -> None:
     outputs = network.forward(to_batch([grey_picture()]))
     if not all(np.isfinite(output).all() for output in outputs):
         raise WeightsRefusedError(f"{path.name} computes what is no number.")
+    return list(network.names.values())
 
 
 if __name__ == "__main__":
-    _try_here(Path(sys.argv[1]), sys.argv[2])
+    sys.stdout.write("\n" + json.dumps(_try_here(Path(sys.argv[1]), sys.argv[2])) + "\n")

@@ -93,7 +93,7 @@ def detect(
     require_role(caller, "member")
     require_model(caller, model)
     require_size(img_size)
-    version = app.registry.resolve(model)
+    version = app.registry.resolve(model, account_id=caller.account_id)
     limits = app.settings
     with IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):
         with stages.measure("decode"):

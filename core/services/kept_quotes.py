@@ -38,7 +38,7 @@ def quote_and_keep(app: Application, caller: Caller, images: Images, *, model: s
             # While they come: what is refused at the end should not have filled the disk meanwhile.
             _require_room(app, stored, parcel.disk_bytes)
             prepared.append(image)
-        version = check_batch(app, prepared, model=model, img_size=img_size)
+        version = check_batch(app, prepared, model=model, img_size=img_size, account_id=caller.account_id)
         with app.db.write() as session:
             # One at a time for an account: two that fit alone may not fit together.
             lock_account(session, caller.account_id)

@@ -107,16 +107,18 @@ def quote_batch(app: Application, user: Caller, images: Sequence[PreparedImage],
 
     Raises what `check_batch` raises, or `NoRateError`.
     """
-    version = check_batch(app, images, model=model, img_size=img_size)
+    version = check_batch(app, images, model=model, img_size=img_size, account_id=user.account_id)
     with app.db.write() as session:
         return store_quote(app, session, user.account_id, images, version=version, img_size=img_size)
 
 
-def check_batch(app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int) -> ModelVersion:
-    """The version of the model that a batch would run on.
+def check_batch(
+    app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int, account_id: str
+) -> ModelVersion:
+    """The version of the model that a batch of an account would run on.
 
-    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelNotReadyError`
-    or `WeightsRefusedError`.
+    Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `ModelNotFoundError`, `ModelRetiredError`,
+    `ModelNotReadyError` or `WeightsRefusedError`.
     """
     if len(images) > app.settings.batch_images_max:
         raise TooManyImagesError(
@@ -126,7 +128,7 @@ def check_batch(app: Application, images: Sequence[PreparedImage], *, model: str
     if not images:
         raise ImageEmptyError("A batch needs at least one picture: add one.")
     require_size(img_size)
-    return app.registry.resolve(model)
+    return app.registry.resolve(model, account_id=account_id)
 
 
 def require_size(img_size: int) -> None:
