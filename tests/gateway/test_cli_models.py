@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from core.config import ROOT
 from core.identity.audit_log import list_events
 from core.services import model_overview
 from core.services.application import Application
+from core.services.model_watch import ModelWatcher
 from core.services.models import COMMAND
 from gateway import cli
 from tests.conftest import MODEL
@@ -89,6 +92,23 @@ def test_from_adding_to_rolling_back(run: Run, shop: Application, weights_dir: P
     assert [event.action.removeprefix("model.") for event in reversed(events)] == [
         *("add", "canary", "stop_canary", "canary", "canary", "promote", "roll_back", "replace", "retire", "offer"),
     ]
+
+
+def test_the_commands_of_the_documentation(run: Run, shop: Application, weights_dir: Path, tmp_path: Path) -> None:
+    """Each line of deploy/README.md, in its order, with a version that there is in the place of the example's."""
+    for number, name in enumerate(("helmets.pt", "better.pt", "newer.pt")):
+        make_other_weights(weights_dir / f"{MODEL}.pt", tmp_path / name, seed=10 + number)
+    lines = re.findall(r"^visionmeter models ([^#\n]+)", (ROOT / "deploy" / "README.md").read_text("utf-8"), re.M)
+    assert len(lines) == 9
+    watcher = ModelWatcher(shop)
+    for line in lines:
+        watcher.check()
+        versions = shop.registry.list_versions("helmets") if "helmets" in str(shop.registry.models()) else []
+        outcome = run(*line.replace("0123456789ab", versions[-1].version if versions else "").split())
+        assert outcome.exit_code == DONE, (line, outcome.output)
+    watcher.check()
+    assert len(shop.registry.list_versions("helmets")) == 3
+    assert shop.registry.is_retired("helmets")
 
 
 @pytest.mark.parametrize(
