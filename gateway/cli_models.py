@@ -1,4 +1,6 @@
-"""What an operator types to look after models: `visionmeter models …`. A running service does what was said by itself.
+"""What an operator types to look after models: `visionmeter catalog …`. A running service does what was said by itself.
+
+(`visionmeter models` is the client's: what customers see.)
 
 Exit codes: 0 done, 1 refused and nothing was changed, 2 it could not be tried (usage, a setting, the database).
 """
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 REFUSED = 1
 
-models = typer.Typer(
+catalog = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,7 +39,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A .pt file of Ultral
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
-@models.command("list")
+@catalog.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Every model: state, version, β in force, and what it earns by the last `visionmeter calibrate`."""
     with _open_desk() as desk:
@@ -61,7 +63,7 @@ def list_models(as_json: AsJson = False) -> None:
         typer.echo(f"Measured on {overview.margins.device}, {overview.margins.measured_at:%Y-%m-%d %H:%M} UTC.")
 
 
-@models.command("versions")
+@catalog.command("versions")
 def list_versions(name: Name, as_json: AsJson = False) -> None:
     """The kept versions of a model, the one that was put in service last first."""
     with _open_desk() as desk:
@@ -78,7 +80,7 @@ def list_versions(name: Name, as_json: AsJson = False) -> None:
         typer.echo(f"{view.version.version}  {view.used_at:%Y-%m-%d %H:%M} UTC  {words}".rstrip())
 
 
-@models.command("add")
+@catalog.command("add")
 def add(
     name: Name,
     weights: File,
@@ -102,7 +104,7 @@ def add(
     )
 
 
-@models.command("replace")
+@catalog.command("replace")
 def replace(name: Name, weights: File, as_json: AsJson = False) -> None:
     """New weights for a model; a running service serves them as soon as they are warm."""
     with _open_desk() as desk:
@@ -112,7 +114,7 @@ def replace(name: Name, weights: File, as_json: AsJson = False) -> None:
     _say(as_json, f"{name} has the weights {sha256[:12]}.", {"name": name, "sha256": sha256})
 
 
-@models.command("roll-back")
+@catalog.command("roll-back")
 def roll_back(
     name: Name,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="The first 12 characters of its SHA-256.")],
@@ -126,7 +128,7 @@ def roll_back(
     _say(as_json, f"{name} has the weights {back.version} again.", {"name": name, "sha256": back.sha256})
 
 
-@models.command("canary")
+@catalog.command("canary")
 def canary(
     name: Name,
     percent: Annotated[int, typer.Option(help="The share of the accounts, 1 to 100.")],
@@ -147,7 +149,7 @@ def canary(
     )
 
 
-@models.command("promote")
+@catalog.command("promote")
 def promote(name: Name, as_json: AsJson = False) -> None:
     """The weights that were tried on a share become everybody's."""
     with _open_desk() as desk:
@@ -157,7 +159,7 @@ def promote(name: Name, as_json: AsJson = False) -> None:
     _say(as_json, f"Everybody meets {version.version} of {name}.", {"name": name, "sha256": version.sha256})
 
 
-@models.command("stop-canary")
+@catalog.command("stop-canary")
 def stop_canary(name: Name, as_json: AsJson = False) -> None:
     """Everybody meets the model's own weights again."""
     with _open_desk() as desk:
@@ -167,7 +169,7 @@ def stop_canary(name: Name, as_json: AsJson = False) -> None:
     _say(as_json, f"Nobody meets the canary of {name} any more.", {"name": name, "stopped": True})
 
 
-@models.command("retire")
+@catalog.command("retire")
 def retire(name: Name, as_json: AsJson = False) -> None:
     """Offer a model no longer; results, receipts and what was quoted stay."""
     with _open_desk() as desk:
@@ -177,7 +179,7 @@ def retire(name: Name, as_json: AsJson = False) -> None:
     _say(as_json, f"{name} is retired.", {"name": name, "retired": True})
 
 
-@models.command("offer")
+@catalog.command("offer")
 def offer(name: Name, as_json: AsJson = False) -> None:
     """Offer a retired model again."""
     with _open_desk() as desk:

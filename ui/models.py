@@ -39,8 +39,7 @@ def show_models() -> None:
                 _("Name"): line.model.name,
                 _("State"): _state_words(line),
                 "β": "—" if line.beta is None else str(line.beta),
-                _("Measured β"): f"{line.margin.beta:.2f}" if line.margin else "",
-                _("Margin"): f"{line.margin.margin:+.0%}" if line.margin else "",
+                **(_margin_cells(line) if overview.margins is not None else {}),
                 _("Computes in"): backends.get(line.version.sha256, "") if line.version else "",
                 _("Version"): line.version.version if line.version else "",
                 _("File"): line.model.file,
@@ -61,6 +60,14 @@ def show_models() -> None:
     _show_fetch([line.model.name for line in overview.lines if line.state is ModelState.FETCHABLE])
     with st.expander(_("Add a model"), icon=":material/add:"):
         _show_add()
+
+
+def _margin_cells(line: ModelLine) -> dict[str, str]:
+    margin = line.margin
+    return {
+        _("Measured β"): f"{margin.beta:.2f}" if margin else "",
+        _("Margin"): f"{margin.margin:+.0%}" if margin else "",
+    }
 
 
 def _state_words(line: ModelLine) -> str:

@@ -230,9 +230,10 @@ class Registry:
         """Forget the oldest of more than `VERSIONS_KEPT_MAX` versions, but none that is served to anybody."""
         canary, served = self.canaries.get(name), self._served.get(name)
         needed = {canary and canary.sha256, served and served.sha256, self._file_sha256(name)}
-        for version in self.list_versions(name)[VERSIONS_KEPT_MAX:]:
-            if version.sha256 not in needed:
-                self.forget(version)
+        # Sorting is stable: those first, then the newest.
+        kept = sorted(self.list_versions(name), key=lambda version: version.sha256 not in needed)
+        for version in kept[VERSIONS_KEPT_MAX:]:
+            self.forget(version)
 
     def find_version(self, name: str, version: str) -> ModelVersion:
         """A version by its first 12 characters: the one that is served, or one that is kept.

@@ -38,7 +38,7 @@ from core.pricing.book import add_rate
 from core.services.application import Application
 from core.services.top_up import require_operator
 
-COMMAND = "command:models"
+COMMAND = "command:catalog"
 BETA_MAX = Decimal(1000)
 CLASSES_NAMED_MAX = 6
 CLASS_LENGTH_MAX = 40

@@ -1,4 +1,4 @@
-"""`visionmeter models`: what it prints, its exit codes, and that a running service finds what was done."""
+"""`visionmeter catalog`: what it prints, its exit codes, and that a running service finds what was done."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def shop(open_app: Callable[..., Application], tmp_path: Path, weights_dir: Path
 
 @pytest.fixture
 def run(shop: Application, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs `visionmeter models …` with the settings of the service."""
+    """Runs `visionmeter catalog …` with the settings of the service."""
     for name in ("data_dir", "weights_dir", "device"):
         monkeypatch.setenv(f"VISIONMETER_{name.upper()}", str(getattr(shop.settings, name)))
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> Result:
-        outcome = CliRunner().invoke(cli.app, ["models", *map(str, arguments)])
+        outcome = CliRunner().invoke(cli.app, ["catalog", *map(str, arguments)])
         assert "Traceback" not in outcome.output
         return outcome
 
@@ -98,7 +98,7 @@ def test_the_commands_of_the_documentation(run: Run, shop: Application, weights_
     """Each line of deploy/README.md, in its order, with a version that there is in the place of the example's."""
     for number, name in enumerate(("helmets.pt", "better.pt", "newer.pt")):
         make_other_weights(weights_dir / f"{MODEL}.pt", tmp_path / name, seed=10 + number)
-    lines = re.findall(r"^visionmeter models ([^#\n]+)", (ROOT / "deploy" / "README.md").read_text("utf-8"), re.M)
+    lines = re.findall(r"^visionmeter catalog ([^#\n]+)", (ROOT / "deploy" / "README.md").read_text("utf-8"), re.M)
     assert len(lines) == 9
     watcher = ModelWatcher(shop)
     for line in lines:
