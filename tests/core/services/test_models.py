@@ -31,10 +31,12 @@ from core.pricing.book import Prices, adopt_book, adopt_published, current_price
 from core.services import admin, models
 from core.services.account_view import JobView
 from core.services.application import Application
+from core.services.detect import detect
 from core.services.metered_detection import submit_quote
 from core.services.model_watch import ModelWatcher
 from core.services.models import ModelDesk
 from core.services.quotes import prepare_image, quote_batch
+from core.services.stages import Stages
 from tests.conftest import MODEL
 from tests.core.inference.test_weights import checkpoint, hostile_pickles
 from tests.core.services.helpers import pictures, statuses, wait
@@ -421,9 +423,15 @@ def test_a_share_that_is_stopped(
     quoted = shop.quote(OTHER, files)
     assert quoted.model_version == new[:12]
 
+    start_runner(shop.app)
+    answer = detect(
+        *(shop.app, shop.customer, pictures(1, seed=2)["0.png"]),
+        **{"name": "x.png", "model": OTHER, "img_size": 320, "stages": Stages()},
+    )
+    assert answer.job.model_version == new[:12]
+
     models.stop_canary(command, OTHER)
     assert new not in served(shop, shop.app.registry).values()
-    start_runner(shop.app)
     view = shop.run(quoted.id, files)
     assert (statuses(view), view.job.model_version) == (["charged"], new[:12])
     for wrong in (lambda: models.promote(command, OTHER), lambda: models.start_canary(command, OTHER, None, percent=5)):
