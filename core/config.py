@@ -95,6 +95,15 @@ class Settings(BaseSettings):
         ),
     )
     models_loaded_max: int = Field(default=3, ge=1, le=64, description="Models kept in memory at once.")
+    models_memory_mb_max: int = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="Megabytes that models may take in memory, as estimated from their files; 0 means no such limit.",
+    )
+    weights_bytes_max: int = Field(
+        default=1_000_000_000, ge=1_000, description="Largest file of weights, in bytes, that an operator may add."
+    )
     model_fetch: bool = Field(
         default=True, description="Whether an operator may fetch published weights over the network."
     )

@@ -1,6 +1,6 @@
 """What an operator types: `visionmeter ledger verify`, `head` and `seal`. It makes and migrates no database.
 
-`visionmeter calibrate` is in `gateway.cli_calibrate`.
+`visionmeter calibrate` is in `gateway.cli_calibrate`, `visionmeter catalog` in `gateway.cli_models`.
 
 Exit codes: 0 the ledger agrees, 1 it disagrees, 2 it could not be checked (usage, a file, the database).
 """
@@ -24,6 +24,7 @@ from core.money import format_tokens
 from core.services import audit
 from gateway.cli_calibrate import calibrate
 from gateway.cli_database import NOT_CHECKED, fail, open_database, write_atomically
+from gateway.cli_models import catalog
 
 DISAGREES = 1
 
@@ -37,6 +38,7 @@ ledger = typer.Typer(
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(calibrate)
+app.add_typer(catalog, name="catalog")
 
 AccountOption = Annotated[str | None, typer.Option("--account", metavar="ID", help="Only this account.")]
 

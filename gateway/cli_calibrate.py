@@ -63,6 +63,7 @@ def measure(
     except ValueError:
         fail(f"--sizes is numbers with commas between them, such as 320,640, not {sizes}.")
     from core.services import calibrate as service
+    from core.services.model_overview import keep_report
 
     with open_database() as db:
         settings = load_settings()
@@ -78,6 +79,7 @@ def measure(
             seed=seed,
             tell=lambda line: typer.echo(line, err=True),
         )
+        keep_report(calibration, settings.data_dir)
         if output is not None:
             write_atomically(output, json.dumps(calibration.document(), indent=1) + "\n")
         for line in _lines(calibration):

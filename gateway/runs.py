@@ -301,8 +301,7 @@ def _require_priced(app: Application, caller: ApiCaller, pictures: list[Picture]
     """Refuse what could not be quoted before a picture is fetched, and count the pictures."""
     require_model(caller, options.model)
     quotes.require_size(options.img_size)
-    quotes.require_tiles([], options.tile_px)
-    app.registry.resolve(options.model)
+    quotes.require_tiles([], app.registry.resolve(options.model).model, options.tile_px)
     app.rates.hit_images(caller.id, len(pictures))
 
 

@@ -8,10 +8,9 @@ import streamlit as st
 
 from core.csv_text import plain_cell
 from core.errors import VisionMeterError
-from core.inference.registry import ModelState
 from core.money import format_tokens, parse_tokens
 from core.payments.tables import Voucher
-from core.services import account_view, admin, top_up
+from core.services import admin, top_up
 from core.services.application import current
 from ui.audit_log import show_audit_log
 from ui.customers import show_customers
@@ -19,6 +18,7 @@ from ui.format import local_time, percent, time_zone
 from ui.i18n import _, ngettext
 from ui.ledger_check import show_ledger
 from ui.messages import explain
+from ui.models import show_models
 from ui.plans import late_words
 from ui.session import require_operator
 
@@ -109,52 +109,6 @@ def make(amount: str, count: int, note: str, expires) -> None:
         )
     except VisionMeterError as error:
         st.error(explain(error))
-
-
-def show_models() -> None:
-    states = {
-        ModelState.READY: _("ready"),
-        ModelState.FETCHABLE: _("can be fetched"),
-        ModelState.MISSING: _("missing"),
-    }
-    prices = account_view.get_prices(app)
-    views = admin.list_models(app)
-    st.dataframe(
-        [
-            {
-                _("Model"): view.model.title,
-                _("State"): states[view.state] if view.problem is None else explain(view.problem),
-                "β": str(prices.betas.get(view.model.name, "—")),
-                _("Version"): view.version.version if view.version else "",
-                _("File"): view.model.file,
-                "SHA-256": view.version.sha256 if view.version else "",
-            }
-            for view in views
-        ],
-        hide_index=True,
-    )
-    st.caption(
-        _("Put weights into the folder {folder}, or fetch published ones:").format(folder=app.settings.weights_dir)
-    )
-    fetchable = [view.model.name for view in views if view.state is ModelState.FETCHABLE]
-    if not fetchable:
-        return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox(_("Model"), fetchable, key="fetch_model", width=240)
-        if st.button(_("Fetch"), icon=":material/cloud_download:"):
-            with st.spinner(_("Fetching …")):
-                try:
-                    admin.fetch_model(app, require_operator(), name)
-                except VisionMeterError as error:
-                    st.error(
-                        explain(error)
-                        if error.code == "weights_refused"
-                        else _(
-                            "{name} could not be fetched from here: download it elsewhere and put it into {folder}."
-                        ).format(name=app.registry.get(name).file, folder=app.settings.weights_dir)
-                    )
-                else:
-                    st.rerun()
 
 
 def show_prices() -> None:

@@ -55,17 +55,20 @@ model = left.selectbox(
     key="model",
 )
 img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")
-tile_px = st.selectbox(
+has_boxes_only = ready[model].task == "detect"
+chosen_px = st.selectbox(
     _("Tiles for small objects"),
     [None, *TILES_PX],
     format_func=lambda side: _("no tiles") if side is None else _("tiles of {side} × {side} px").format(side=side),
     key="tile_px",
+    disabled=not has_boxes_only,
     help=_(
         "Objects of a few pixels vanish when a large picture is made small for the model. With tiles, the picture is "
         "also cut into overlapping squares, and each is run like a picture of its own: more is found, and more pixels "
         "are paid for. The price is shown before."
     ),
 )
+tile_px = chosen_px if has_boxes_only else None
 others = [view.model.title for view in models if view.model.name not in ready]
 st.caption(
     _("Runs on {device}.").format(device=app.engine.device_name)

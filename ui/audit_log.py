@@ -39,6 +39,14 @@ def action_words(action: str) -> str:
         "account.plan": _("changed a plan"),
         "model.fetch": _("fetched a model"),
         "model.switch": _("put a model's new version in service"),
+        "model.add": _("added a model"),
+        "model.replace": _("replaced a model's weights"),
+        "model.roll_back": _("rolled a model back"),
+        "model.canary": _("tried new weights on a share of the accounts"),
+        "model.promote": _("gave everybody the weights that were tried"),
+        "model.stop_canary": _("stopped trying new weights"),
+        "model.retire": _("retired a model"),
+        "model.offer": _("offered a retired model again"),
         "price_book.adopt": _("put a calibrated price list in force"),
     }
     return words.get(action, action)

@@ -63,6 +63,14 @@ _KEY_WORDS: dict[str, Callable[[], str]] = {
     "manages_keys": lambda: _("Only an owner, signed in here, makes a key that manages keys."),
 }
 
+_MODEL_WORDS: dict[str, Callable[[], str]] = {
+    "name": lambda: _("A model's name is lower case letters, digits, “-” and “.”, such as helmets-2."),
+    "title": lambda: _("Give the model a title of 1 to 80 characters."),
+    "beta": lambda: _("β is a number above 0 and at most 1000, with at most four decimals, such as 1.5."),
+    "percent": lambda: _("A share is a whole number of percent from 1 to 100."),
+    "weights": lambda: _("These are the weights that the model has already: choose another file."),
+}
+
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "insufficient_tokens": lambda d: _(
         "This needs {required} tokens and {available} are available: top up {missing} tokens and run it again. "
@@ -110,6 +118,16 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "image_broken": lambda _d: _("The picture is damaged and cannot be read to its end: export or copy it again."),
     "image_animated": lambda _d: _("The file holds several frames: export one frame as a picture."),
     "model_not_found": lambda _d: _("This model is not known here: choose another."),
+    "model_retired": lambda _d: _("This model is no longer offered: choose another. Results and receipts stay."),
+    "model_name_taken": lambda _d: _(
+        "There is a model or a file of weights of this name already: choose another name."
+    ),
+    "invalid_model": lambda d: _MODEL_WORDS.get(d.get("field", ""), _MODEL_WORDS["name"])(),
+    "canary_not_found": lambda _d: _("No version of this model is being tried on a share: load the page again."),
+    "weights_folder": lambda _d: _(
+        "The weights folder cannot be written, or its catalogue cannot be read; nothing was changed. The log of the "
+        "service says why."
+    ),
     "model_not_ready": lambda _d: _("The weights of this model are not on this machine: choose another model."),
     "weights_refused": lambda _d: _(
         "The weights of this model are not the registered ones, so it was not run: choose another model."
@@ -129,6 +147,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "invalid_tile_px": lambda d: (
         _("A picture has {tiles} tiles of this size, and {tiles_max} are the most: choose larger tiles.").format(**d)
         if "tiles" in d
+        else _("Tiles are for models that find boxes: choose such a model, or no tiles.")
+        if "task" in d
         else _("Choose one of the tile sizes offered.")
     ),
     "voucher_not_found": lambda _d: _("No voucher has this code: check it for a typing mistake."),

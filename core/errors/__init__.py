@@ -29,6 +29,13 @@ from core.errors.images import (
     TooManyImagesError,
     WeightsRefusedError,
 )
+from core.errors.models import (
+    CanaryNotFoundError,
+    InvalidModelError,
+    ModelNameTakenError,
+    ModelRetiredError,
+    WeightsFolderError,
+)
 from core.errors.money import (
     AccountNotActiveError,
     CalibrationRefusedError,
@@ -95,6 +102,7 @@ __all__ = [
     "ApiKeyNotFoundError",
     "BadCredentialsError",
     "CalibrationRefusedError",
+    "CanaryNotFoundError",
     "ChargeKeyTakenError",
     "ConfigError",
     "DeliveryNotFoundError",
@@ -121,6 +129,7 @@ __all__ = [
     "InvalidEmailError",
     "InvalidHeadError",
     "InvalidImageSizeError",
+    "InvalidModelError",
     "InvalidRequestError",
     "InvalidRoleError",
     "InvalidTileSizeError",
@@ -134,8 +143,10 @@ __all__ = [
     "LastOwnerError",
     "LedgerInconsistentError",
     "MemberNotFoundError",
+    "ModelNameTakenError",
     "ModelNotFoundError",
     "ModelNotReadyError",
+    "ModelRetiredError",
     "NoRateError",
     "NotAllowedError",
     "NotSignedInError",
@@ -164,5 +175,6 @@ __all__ = [
     "VoucherUsedError",
     "WeakPasswordError",
     "WebhookUrlRefusedError",
+    "WeightsFolderError",
     "WeightsRefusedError",
 ]

@@ -77,6 +77,7 @@ class Engine:
         device: torch.device,
         queue_max: int = 64,
         models_loaded_max: int = 3,
+        models_bytes_max: int | None = None,
         batch_size_max: int | None = None,
         batch_wait_ms_max: float | None = None,
         forward_timeout_s: float = FORWARD_TIMEOUT_S,
@@ -88,7 +89,7 @@ class Engine:
         self._forward_timeout_s = forward_timeout_s
         self._streams_lost_max = streams_lost_max
         self._scheduler = Scheduler(queue_max)
-        self._replicas = Replicas(load, models_loaded_max)
+        self._replicas = Replicas(load, models_loaded_max, models_bytes_max)
         self._passes = Passes(self._replicas, batch_size_max if batch_size_max is not None else 1 if on_cpu else 16)
         self._streams_count = count_cores() if on_cpu else 1
         self._streams: list[_Stream] = []

@@ -3,7 +3,8 @@
 A model's file in the weights folder says which version its operator wants. Which one is served is another step
 (`switch`), taken when the new one is loaded and warm; until then, and for runs that were priced with it, the old one
 stays (`core.services.model_watch`). Versions that were served are kept under `versions/`, so that a run can end with
-the weights that it was priced for, and an operator can go back.
+the weights that it was priced for, and an operator can go back. What an operator adds (models of his own, retired ones,
+a version for a share of the accounts) stands in files of the same folder, and holds in all processes at once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-from core.errors import ModelNotFoundError, ModelNotReadyError, WeightsRefusedError
+from core.errors import (
+    ModelNotFoundError,
+    ModelNotReadyError,
+    ModelRetiredError,
+    WeightsRefusedError,
+)
+from core.inference.canaries import PERCENT_MAX, Canaries, Canary
+from core.inference.catalogue import Catalogue, OperatorCatalogue
 from core.inference.weights import hash_file, inspect_weights
 
 # Of each model: the one that is served and those before it.
@@ -73,26 +81,49 @@ class Registry:
         self.weights_dir = weights_dir
         self.fetch_allowed = fetch_allowed
         data = json.loads(catalog.read_text(encoding="utf-8"))
-        self._models = {item["name"]: Model(**item) for item in data["models"]}
+        self._built_in = {item["name"]: Model(**item) for item in data["models"]}
+        self.catalogue = OperatorCatalogue(weights_dir / "catalog.json", self._built_in)
+        self._own: tuple[Catalogue | None, Mapping[str, Model]] = (None, {})
         self._served: dict[str, ModelVersion] = {}
+        self.canaries = Canaries(weights_dir / "versions")
         self._mutex = threading.Lock()
 
     def models(self) -> Sequence[Model]:
-        """All known models, the embedded one first."""
-        return tuple(self._models.values())
+        """All known models, the embedded one first, retired ones too; the operator's own ones last."""
+        return (*self._built_in.values(), *self._own_models().values())
 
     def get(self, name: str) -> Model:
         """A model by name; `ModelNotFoundError` lists the names there are."""
-        try:
-            return self._models[name]
-        except KeyError:
-            raise ModelNotFoundError(
-                f"There is no model {name}: choose one of {', '.join(self._models)}.", model=name
-            ) from None
+        model = self._built_in.get(name) or self._own_models().get(name)
+        if model is None:
+            names = ", ".join(model.name for model in self.models() if not self.is_retired(model.name))
+            raise ModelNotFoundError(f"There is no model {name}: choose one of {names}.", model=name)
+        return model
 
     def embedded(self) -> Model:
         """The model that needs no download."""
-        return next(model for model in self._models.values() if model.embedded)
+        return next(model for model in self._built_in.values() if model.embedded)
+
+    def is_own(self, name: str) -> bool:
+        """Whether an operator added the model."""
+        return name in self._own_models()
+
+    def is_retired(self, name: str) -> bool:
+        """Whether the model is no longer offered for new quotes."""
+        return name in self.catalogue.read().retired
+
+    def _own_models(self) -> Mapping[str, Model]:
+        catalogue, models = self.catalogue.read(), self._own[1]
+        if catalogue is not self._own[0]:
+            known = {field.name for field in fields(Model)}
+            models = {
+                item["name"]: Model(
+                    **{"sha256": None, **{key: value for key, value in item.items() if key in known}, "embedded": False}
+                )
+                for item in catalogue.models
+            }
+            self._own = (catalogue, models)
+        return models
 
     def weights_path(self, model: Model) -> Path:
         """Where the weights of a model belong."""
@@ -105,11 +136,24 @@ class Registry:
             return ModelState.READY
         return ModelState.FETCHABLE if self.fetch_allowed and not model.embedded else ModelState.MISSING
 
-    def resolve(self, name: str) -> ModelVersion:
-        """The version that a name stands for now: the one that was switched to, or else that of the file.
+    def resolve(self, name: str, *, account_id: str | None = None) -> ModelVersion:
+        """The version that a name stands for now, for an account: its canary, or else what `now` gives.
+
+        Raises `ModelRetiredError`, and what `now` raises.
+        """
+        model = self.get(name)
+        if self.is_retired(name):
+            raise ModelRetiredError(
+                f"{model.title} is no longer offered: choose another model. Results and receipts stay.", model=name
+            )
+        return self._meets_canary(name, account_id) or self.now(name)
+
+    def now(self, name: str) -> ModelVersion:
+        """The version of a model, retired or not: the one that was switched to, or else that of the file.
 
         Raises what `look` raises.
         """
+        self.get(name)
         return self._served.get(name) or self.look(name)
 
     def look(self, name: str) -> ModelVersion:
@@ -187,8 +231,12 @@ class Registry:
         return [ModelVersion(model, path, path.stem) for path in paths]
 
     def prune(self, name: str) -> None:
-        """Forget the oldest of more than `VERSIONS_KEPT_MAX` versions."""
-        for version in self.list_versions(name)[VERSIONS_KEPT_MAX:]:
+        """Forget the oldest of more than `VERSIONS_KEPT_MAX` versions, but none that is served to anybody."""
+        canary, served = self.canaries.get(name), self._served.get(name)
+        needed = {canary and canary.sha256, served and served.sha256, self._file_sha256(name)}
+        # Sorting is stable: those first, then the newest.
+        kept = sorted(self.list_versions(name), key=lambda version: version.sha256 not in needed)
+        for version in kept[VERSIONS_KEPT_MAX:]:
             self.forget(version)
 
     def find_version(self, name: str, version: str) -> ModelVersion:
@@ -199,7 +247,7 @@ class Registry:
         """
         refusal: WeightsRefusedError | None = None
         try:
-            now = self.resolve(name)
+            now = self.now(name)
             if now.version == version:
                 return now
         except ModelNotReadyError:
@@ -220,17 +268,60 @@ class Registry:
     def roll_back(self, name: str, version: str) -> ModelVersion:
         """Put a kept version's file in the place of the model's. Raises what `find_version` raises, and `OSError`."""
         wanted = self.find_version(name, version)
-        target = self.weights_path(wanted.model)
+        self._put_in_place(wanted)
+        return wanted
+
+    def _put_in_place(self, version: ModelVersion) -> None:
+        target = self.weights_path(version.model)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         try:
-            shutil.copyfile(wanted.path, partial)
+            shutil.copyfile(version.path, partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-        return wanted
 
     def _kept_path(self, name: str, sha256: str) -> Path:
         return self.weights_dir / "versions" / name / f"{sha256}.pt"
+
+    def _file_sha256(self, name: str) -> str | None:
+        try:
+            return hash_file(self.weights_path(self.get(name)))
+        except OSError:
+            return None
+
+    # A version for a share of the accounts ------------------------------------------------------------
+
+    def find_canary(self, name: str) -> ModelVersion | None:
+        """The canary's version, promoted ones too while their file is the model's; None where there is none.
+
+        Raises `ModelNotReadyError` when its file is gone.
+        """
+        canary = self.canaries.get(name)
+        if canary is None or (canary.promoted and self._file_sha256(name) != canary.sha256):
+            return None
+        version = ModelVersion(self.get(name), self._kept_path(name, canary.sha256), canary.sha256)
+        if not version.path.is_file():
+            raise ModelNotReadyError(f"The canary {version.version} of {name} is not here any more.", model=name)
+        return version
+
+    def promote(self, version: ModelVersion) -> None:
+        """Let everybody meet the canary's version: its file becomes the model's. Raises `OSError`.
+
+        Each process that has it warm serves it from this moment, before its watch has seen the file.
+        """
+        self._put_in_place(version)
+        self.canaries.put(version.model.name, Canary(version.sha256, PERCENT_MAX, promoted=True))
+
+    def _meets_canary(self, name: str, account_id: str | None) -> ModelVersion | None:
+        canary = self.canaries.get(name)
+        if canary is None or not self.canaries.is_warm(name, canary.sha256):
+            return None
+        if not canary.promoted and (account_id is None or not canary.takes(account_id)):
+            return None
+        try:
+            return self.find_canary(name)
+        except ModelNotReadyError:
+            return None  # somebody took its file away: everybody meets the model's own version
 
     def fetch(self, name: str) -> ModelVersion:
         """Download the published weights of a model with Ultralytics' own downloader (operators only).
@@ -239,7 +330,7 @@ class Registry:
         """
         model = self.get(name)
         if self.state(name) is ModelState.READY:
-            return self.resolve(name)
+            return self.now(name)
         if not self.fetch_allowed:
             raise ModelNotReadyError(f"Fetching is switched off: put {model.file} into {self.weights_dir}.", model=name)
         from ultralytics.utils.downloads import attempt_download_asset
@@ -263,4 +354,4 @@ class Registry:
         except WeightsRefusedError:
             path.unlink(missing_ok=True)
             raise
-        return self.resolve(name)
+        return self.now(name)

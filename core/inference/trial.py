@@ -6,9 +6,11 @@ that end a process: then it is the child that ends.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from core.errors import WeightsRefusedError
 from core.inference.weights import inspect_weights, require_task
@@ -17,13 +19,24 @@ TRIAL_TIMEOUT_S = 180.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def try_weights(path: Path, sha256: str, task: str) -> None:
-    """Inspect a file, load it in a child process and run one grey image there, for a model of `task`.
+# What the engine makes detections of (`core.inference.decode`).
+SERVED_TASKS = ("detect", "segment", "pose", "obb")
+
+
+class Tried(NamedTuple):
+    """What weights that run are for, and the names of their classes."""
+
+    task: str
+    classes: list[str]
+
+
+def try_weights(path: Path, sha256: str, task: str | None = None) -> Tried:
+    """Inspect a file, load it in a child process and run one grey image there, for a model of `task` or of any served.
 
     Raises `WeightsRefusedError`.
     """
     inspect_weights(path)
-    command = [sys.executable, "-m", "core.inference.trial", str(path), sha256, task]
+    command = [sys.executable, "-m", "core.inference.trial", str(path), sha256, task or ""]
     try:
         outcome = subprocess.run(  # noqa: S603  # our own interpreter and module; the path is an argument
             command, cwd=_ROOT, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, check=False
@@ -33,9 +46,12 @@ def try_weights(path: Path, sha256: str, task: str) -> None:
     if outcome.returncode != 0:
         last = outcome.stderr.strip().splitlines()[-1:] or [f"the process ended with {outcome.returncode}"]
         raise WeightsRefusedError(f"{path.name} does not run and was not used: {last[0][:300]}")
+    # The last line, for a package may print before.
+    found, classes = json.loads(outcome.stdout.splitlines()[-1])
+    return Tried(str(found), [str(name) for name in classes])
 
 
-def _try_here(path: Path, sha256: str, task: str) -> None:
+def _try_here(path: Path, sha256: str, task: str) -> Tried:
     import numpy as np
     import torch
 
@@ -43,11 +59,16 @@ def _try_here(path: Path, sha256: str, task: str) -> None:
     from core.inference.pipeline import grey_picture, to_batch
 
     network = open_torch(path, sha256, device=torch.device("cpu"), cores=1)
-    require_task(path, network.facts.task, task)
+    found = network.facts.task
+    if task:
+        require_task(path, found, task)
+    elif found not in SERVED_TASKS:
+        raise WeightsRefusedError(f"{path.name} holds a network for the task {found}, which is not served here.")
     outputs = network.forward(to_batch([grey_picture()]))
     if not all(np.isfinite(output).all() for output in outputs):
         raise WeightsRefusedError(f"{path.name} computes what is no number.")
+    return Tried(found, list(network.names.values()))
 
 
 if __name__ == "__main__":
-    _try_here(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    sys.stdout.write("\n" + json.dumps(_try_here(Path(sys.argv[1]), sys.argv[2], sys.argv[3])) + "\n")

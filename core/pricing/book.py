@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
-from core.db import table_of
+from core.db import table_of, utcnow
 from core.errors import NoRateError
 from core.money import to_millitokens
 from core.pricing.discounts import (
@@ -166,6 +166,32 @@ def adopt_book(session: Session, prices: Prices, *, note: str = "") -> None:
     for model, beta in prices.betas.items():
         session.add(Rate(price_version=prices.version, model=model, beta=beta))
     session.flush()
+
+
+def adopt_published(session: Session) -> None:
+    """Put a new published list in force, as an upgrade brings it.
+
+    Models that it does not know, which an operator added, keep the rates that they have.
+    """
+    published = read_book()
+    if session.get(PriceBook, published.version) is not None:
+        return
+    if session.exec(select(PriceBook.version).limit(1)).first() is not None:
+        published = replace(published, betas={**current_prices(session).betas, **published.betas})
+    adopt_book(session, published, note="The published list price.")
+
+
+def add_rate(session: Session, model: str, beta: Decimal, *, note: str) -> Prices:
+    """Put in force a new version of the list: the one in force, with the rate of one model more; gives it."""
+    before = current_prices(session)
+    name = f"{utcnow():%Y-%m-%d}-{model}"
+    version, number = name, 1
+    while session.get(PriceBook, version) is not None:
+        number += 1
+        version = f"{name}-{number}"
+    prices = replace(before, version=version, betas={**before.betas, model: beta})
+    adopt_book(session, prices, note=note)
+    return prices
 
 
 class KnownPrices:

@@ -107,9 +107,11 @@ def list_price_versions(app: Application, operator: User) -> list[PriceVersion]:
 
 
 def list_models(app: Application) -> list[ModelView]:
-    """Every known model and whether it can run here."""
+    """Every model that is offered and whether it can run here."""
     views = []
     for model in app.registry.models():
+        if app.registry.is_retired(model.name):
+            continue
         state = app.registry.state(model.name)
         version: ModelVersion | None = None
         problem: VisionMeterError | None = None

@@ -14,7 +14,7 @@ from core.errors import VisionMeterError
 from core.fetch.fetch import Fetcher
 from core.jobs.blobs import BlobStore
 from core.jobs.hands import Hands
-from core.pricing.book import KnownPrices, adopt_book, read_book
+from core.pricing.book import KnownPrices, adopt_published
 from core.rates import RateLimiter, read_limits
 from core.redis_link import RedisLink
 
@@ -59,7 +59,7 @@ def open_application(settings: Settings) -> Application:
     db = Database(settings.sqlalchemy_url)
     db.migrate()
     with db.write() as session:
-        adopt_book(session, read_book(), note="The published list price.")
+        adopt_published(session)
     registry = Registry(settings.weights_dir, fetch_allowed=settings.model_fetch)
     try:
         if place_embedded_model(registry) is None:
@@ -72,6 +72,7 @@ def open_application(settings: Settings) -> Application:
         device=device,
         queue_max=settings.engine_queue_max,
         models_loaded_max=settings.models_loaded_max,
+        models_bytes_max=settings.models_memory_mb_max * 1_000_000 or None,
     )
     redis = RedisLink(settings.redis_url) if settings.redis_url else None
     return Application(

@@ -61,7 +61,7 @@ def calibrate(
             for model in wanted:
                 untrained = registry.state(model.name) is not ModelState.READY
                 try:
-                    version = build_untrained(model, temporary) if untrained else registry.resolve(model.name)
+                    version = build_untrained(model, temporary) if untrained else registry.look(model.name)
                 except ModelNotReadyError as error:
                     if models:
                         raise

@@ -27,7 +27,7 @@ from core.ledger import ledger
 from core.ledger.tables import Account
 from core.ledger.verify import Verification, verify_ledger
 from core.money import format_tokens
-from core.pricing.book import Prices, adopt_book, current_prices, read_book
+from core.pricing.book import Prices, adopt_published, current_prices
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -111,7 +111,7 @@ def fill(db: Database, *, now: datetime | None = None, days: int = DAYS, seed: i
         user = users.find_user(session, EMAIL)
         is_new = user is None
         if user is None:
-            adopt_book(session, read_book(), note="The published list price.")
+            adopt_published(session)
             now = now or utcnow()
             user = _add_customer(session, password_digest, now - timedelta(days=days), now, random.Random(seed))
         else:

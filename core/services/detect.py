@@ -96,13 +96,13 @@ def detect(
     require_role(caller, "member")
     require_model(caller, model)
     require_size(img_size)
-    version = app.registry.resolve(model)
+    version = app.registry.resolve(model, account_id=caller.account_id)
     limits = app.settings
     with IN_FLIGHT.pass_through(min(count_pixels(data), limits.image_pixels_max)):
         with stages.measure("decode"):
             decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
             image = PreparedImage(name[:200], hash_bytes(data), decoded.sha256, decoded.height, decoded.width)
-        require_tiles([image], tile_px)
+        require_tiles([image], version.model, tile_px)
         params = RunParams(version, img_size, tile_px)
         for _attempt in range(ATTEMPTS_MAX):
             _require_room(app)

@@ -40,7 +40,9 @@ def quote_and_keep(
             # While they come: what is refused at the end should not have filled the disk meanwhile.
             _require_room(app, stored, parcel.disk_bytes)
             prepared.append(image)
-        version = check_batch(app, prepared, model=model, img_size=img_size, tile_px=tile_px)
+        version = check_batch(
+            app, prepared, model=model, img_size=img_size, tile_px=tile_px, account_id=caller.account_id
+        )
         with app.db.write() as session:
             # One at a time for an account: two that fit alone may not fit together.
             lock_account(session, caller.account_id)

@@ -29,6 +29,7 @@ class ModelWatcher:
         self._app = app
         # What was refused, by name: it is not tried again until the file is another one.
         self._refused: dict[str, str] = {}
+        self._refused_canaries: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="models", daemon=True)
@@ -53,13 +54,20 @@ class ModelWatcher:
             except ModelNotReadyError:
                 self._app.registry.withdraw(model.name)  # its file was taken away, and the model with it
             except (VisionMeterError, OSError) as error:
-                if self._told.get(model.name) != str(error):  # every two seconds would be too often
-                    self._told[model.name] = str(error)
-                    log.error("%s: %s", model.name, error)
+                self._tell(model.name, error)
             else:
                 if version is not None:
                     switched.append(version)
+            try:
+                self._check_canary(model.name)
+            except (VisionMeterError, OSError) as error:
+                self._tell(f"canary of {model.name}", error)
         return switched
+
+    def _tell(self, what: str, error: Exception) -> None:
+        if self._told.get(what) != str(error):  # every two seconds would be too often
+            self._told[what] = str(error)
+            log.error("%s: %s", what, error)
 
     def _check(self, name: str) -> ModelVersion | None:
         registry = self._app.registry
@@ -84,6 +92,18 @@ class ModelWatcher:
                 details = {"from": served.version, "to": fresh.version, "sha256": fresh.sha256}
                 record_event(session, actor=ledger.SYSTEM, action="model.switch", subject=name, details=details)
         return fresh
+
+    def _check_canary(self, name: str) -> None:
+        """Warm what is to serve a share of the accounts; it was tried before it was named (`core.services.models`)."""
+        canary, canaries = self._app.registry.find_canary(name), self._app.registry.canaries
+        if canary is None or canaries.is_warm(name, canary.sha256) or self._refused_canaries.get(name) == canary.sha256:
+            return
+        try:
+            self._app.engine.warm(canary)
+        except VisionMeterError:
+            self._refused_canaries[name] = canary.sha256
+            raise
+        canaries.admit(name, canary.sha256)
 
     def _warm(self, fresh: ModelVersion, *, known: bool) -> None:
         """Load it beside the one that is served. What cannot be loaded is not kept."""

@@ -20,7 +20,7 @@ from core.errors import (
 from core.geometry import IMG_SIZES_PX
 from core.identity.callers import Caller
 from core.inference.images import DecodedImage, decode_image, encode_jpeg
-from core.inference.registry import ModelVersion
+from core.inference.registry import Model, ModelVersion
 from core.jobs.blobs import hash_bytes
 from core.jobs.results import find_results
 from core.money import to_millitokens
@@ -125,18 +125,24 @@ def quote_batch(
 
     Raises what `check_batch` raises, or `NoRateError`.
     """
-    version = check_batch(app, images, model=model, img_size=img_size, tile_px=tile_px)
+    version = check_batch(app, images, model=model, img_size=img_size, tile_px=tile_px, account_id=user.account_id)
     with app.db.write() as session:
         return store_quote(app, session, user.account_id, images, version=version, img_size=img_size, tile_px=tile_px)
 
 
 def check_batch(
-    app: Application, images: Sequence[PreparedImage], *, model: str, img_size: int, tile_px: int | None
+    app: Application,
+    images: Sequence[PreparedImage],
+    *,
+    model: str,
+    img_size: int,
+    tile_px: int | None,
+    account_id: str,
 ) -> ModelVersion:
-    """The version of the model that a batch would run on.
+    """The version of the model that a batch of an account would run on.
 
     Raises `ImageEmptyError`, `TooManyImagesError`, `InvalidImageSizeError`, `InvalidTileSizeError`,
-    `ModelNotFoundError`, `ModelNotReadyError` or `WeightsRefusedError`.
+    `ModelNotFoundError`, `ModelRetiredError`, `ModelNotReadyError` or `WeightsRefusedError`.
     """
     if len(images) > app.settings.batch_images_max:
         raise TooManyImagesError(
@@ -146,8 +152,9 @@ def check_batch(
     if not images:
         raise ImageEmptyError("A batch needs at least one picture: add one.")
     require_size(img_size)
-    require_tiles(images, tile_px)
-    return app.registry.resolve(model)
+    version = app.registry.resolve(model, account_id=account_id)
+    require_tiles(images, version.model, tile_px)
+    return version
 
 
 def require_size(img_size: int) -> None:
@@ -156,10 +163,18 @@ def require_size(img_size: int) -> None:
         raise InvalidImageSizeError(f"img_size is one of {', '.join(map(str, IMG_SIZES_PX))}.")
 
 
-def require_tiles(images: Sequence[PreparedImage], tile_px: int | None) -> None:
-    """Raise `InvalidTileSizeError` for a size that is not offered, or one of which a picture has too many tiles."""
+def require_tiles(images: Sequence[PreparedImage], model: Model, tile_px: int | None) -> None:
+    """Raise `InvalidTileSizeError` for a size that is not offered or of which a picture has too many tiles.
+
+    Also for a model of another task than detection: what tiles find is put together box by box.
+    """
     if tile_px is None:
         return
+    if model.task != "detect":
+        raise InvalidTileSizeError(
+            f"{model.title} finds more than boxes, which tiles do not: leave tile_px out, or choose a detection model.",
+            task=model.task,
+        )
     if tile_px not in TILES_PX:
         raise InvalidTileSizeError(f"tile_px is one of {', '.join(map(str, TILES_PX))}, or left out for no tiles.")
     for image in images:

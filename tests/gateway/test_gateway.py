@@ -22,7 +22,7 @@ from core.config import SESSION_COOKIE
 from core.errors import VisionMeterError
 from core.services import sign_in
 from core.services.application import Application, set_current
-from gateway.guard import PortalGuard
+from gateway.guard import FORM_BYTES, PortalGuard
 from gateway.main import create_api
 from gateway.problems import HTTP_STATUS, problem_response
 from gateway.session import BODY_BYTES_MAX, session_routes
@@ -277,6 +277,21 @@ def test_uploads_need_a_session(client: TestClient, ticket: str) -> None:
     ]
     guarded.cookies.set(SESSION_COOKIE, token)
     assert guarded.put("/_stcore/upload_file/s/f", content=b"x").text == "passed on"
+
+
+def test_only_an_operator_uploads_more_than_a_picture(client: TestClient, app: Application, ticket: str) -> None:
+    """Weights are large, and only the operator (who signed up first) brings some; others name a picture's size."""
+    guarded = TestClient(PortalGuard(_echo), base_url=ORIGIN)
+    large = str(app.settings.image_bytes_max + FORM_BYTES + 1)
+    second = sign_in.sign_up(app, "bob@example.com", PASSWORD)
+    for who, expected in ((ticket, 200), (second, 413)):
+        answer = client.post("/session", headers={"Origin": ORIGIN}, content=json.dumps({"ticket": who}))
+        guarded.cookies.set(SESSION_COOKIE, answer.cookies[SESSION_COOKIE])
+        answer = guarded.put("/_stcore/upload_file/s/f", headers={"Content-Length": large}, content=b"x")
+        assert answer.status_code == expected
+    assert guarded.put("/_stcore/upload_file/s/f", content=iter([b"x"])).status_code == 411
+    assert guarded.put("/_stcore/upload_file/s/f", headers={"Content-Length": "1"}, content=b"x").status_code == 200
+    assert guarded.delete("/_stcore/upload_file/s/f").status_code == 200
 
 
 def test_websockets_come_from_our_own_pages() -> None:

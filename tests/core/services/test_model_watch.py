@@ -153,18 +153,17 @@ def test_a_file_taken_away_takes_its_model_away(shop: Shop) -> None:
 
 
 def test_so_many_versions_are_kept(shop: Shop, weights: list[Path]) -> None:
-    """The newest ones; the oldest go."""
+    """The one that is served and the newest; the oldest of the others go."""
     registry = shop.app.registry
-    first = registry.list_versions(NAME)[0]
+    (served,) = registry.list_versions(NAME)
+    kept = []
     for number in range(VERSIONS_KEPT_MAX + 1):
         path = shop.folder / f"v{number}.pt"
         path.write_bytes(weights[0].read_bytes() + bytes([number]))
         version = registry.resolve(NAME)
-        registry.keep(ModelVersion(version.model, path, _sha256(path)))
+        kept.append(registry.keep(ModelVersion(version.model, path, _sha256(path))))
         registry.prune(NAME)
-    kept = registry.list_versions(NAME)
-    assert len(kept) == VERSIONS_KEPT_MAX
-    assert first not in kept
+    assert registry.list_versions(NAME) == [*reversed(kept[-VERSIONS_KEPT_MAX + 1 :]), served]
 
 
 @pytest.mark.alone
