@@ -63,6 +63,7 @@ bench: install ## the figures of docs/benchmarks.md, measured here
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/tiles.py
+	$(BIN)/python bench/lanes.py
 	$(BIN)/python bench/gateway_soak.py --minutes 5
 
 constraints: install ## resolve requirements-dev.txt afresh into constraints.txt
