@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 
 import plotly.graph_objects as go
 
 from core.money import from_millitokens
+from core.services.savings import Comparison
 from core.usage.queries import DayUsage
 
 # Okabe-Ito, as in .streamlit/config.toml.
@@ -56,6 +57,52 @@ def outcomes(counts: dict[str, int], words: dict[str, str], *, unit: str) -> go.
         )
     )
     figure.update_layout(xaxis_title=unit, **_layout())
+    return figure
+
+
+def break_even(comparison: Comparison, *, words: Mapping[str, str], currency: str) -> go.Figure:
+    """A month's cost here by pictures a day, beside the flat price; where both meet, and where the reader stands.
+
+    `words` has `metered`, `flat`, `you`, `even` and `pictures`.
+    """
+    most = max(comparison.images_day, comparison.break_even_images_day, 1) * 1.4
+    cost = float(comparison.metered / comparison.images_day) if comparison.images_day else 0.0
+    if not cost and comparison.break_even_images_day:
+        cost = float(comparison.flat) / comparison.break_even_images_day
+    flat = float(comparison.flat)
+    hover = f"%{{x:,.0f}} {words['pictures']}<br>{currency}%{{y:,.2f}}"
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, most],
+        y=[0, cost * most],
+        mode="lines",
+        name=words["metered"],
+        line_color=PALETTE[0],
+        hovertemplate=hover + f"<extra>{words['metered']}</extra>",
+    )
+    figure.add_scatter(
+        x=[0, most],
+        y=[flat, flat],
+        mode="lines",
+        name=words["flat"],
+        line={"color": PALETTE[4], "dash": "dash"},
+        hovertemplate=f"{currency}%{{y:,.2f}}<extra>{words['flat']}</extra>",
+    )
+    for name, x, y, symbol, colour in (
+        ("even", comparison.break_even_images_day, flat, "circle-open", PALETTE[2]),
+        ("you", comparison.images_day, float(comparison.metered), "circle", PALETTE[1]),
+    ):
+        figure.add_scatter(
+            x=[x],
+            y=[y],
+            mode="markers",
+            name=words[name],
+            marker={"size": 12, "symbol": symbol, "color": colour, "line_width": 2},
+            hovertemplate=hover + f"<extra>{words[name]}</extra>",
+        )
+    figure.update_layout(xaxis_title=words["pictures"], yaxis_title=currency, **_layout())
+    figure.update_xaxes(tickformat=",~s", rangemode="tozero")
+    figure.update_yaxes(tickformat=",~s", rangemode="tozero")
     return figure
 
 

@@ -16,6 +16,7 @@ def pages(*, operator: bool) -> dict[str, st.Page]:
         "top_up": _page("top_up", _("Top up"), ":material/account_balance_wallet:"),
         "receipts": _page("receipts", _("Receipts"), ":material/receipt_long:"),
         "usage": _page("usage", _("Usage"), ":material/monitoring:"),
+        "savings": _page("savings", _("Savings"), ":material/savings:"),
         "api_keys": _page("api_keys", _("API keys"), ":material/key:"),
         "account": _page("account", _("Account"), ":material/manage_accounts:"),
         "admin": _page("admin", _("Admin"), ":material/tune:", hidden=not operator),
