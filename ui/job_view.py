@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -10,12 +11,14 @@ from core.db import utcnow
 from core.errors import VisionMeterError
 from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
 from core.inference.draw import draw_detections
+from core.inference.exports import Labelled
 from core.inference.images import Pixels, decode_image, encode_jpeg, encode_png
 from core.jobs.tables import JobImage
 from core.services import account_view
 from core.services.account_view import JobView
 from core.services.application import current
 from core.services.job_runner import cancel_job
+from core.services.run_exports import Picture, write_coco, write_csv, write_json, zip_drawn, zip_labels
 from ui.batch import restore
 from ui.format import local_time, plain, show_amount, tokens
 from ui.i18n import _, ngettext
@@ -178,14 +181,39 @@ def _show_results(job_id: str) -> None:
     for index, image in enumerate(done[(number - 1) * PER_PAGE : number * PER_PAGE]):
         with columns[index % len(columns)], st.container(border=True):
             _show_image(user.account_id, image, kept[image.id], confidence, tuple(shown_classes), with_boxes)
-    st.download_button(
-        _("All detections as JSON"),
-        data=json.dumps([{"image": image.name, "predictions": kept[image.id].to_json()} for image in done], indent=2),
-        file_name=f"{job_id}.json",
-        mime="application/json",
-        icon=":material/data_object:",
-        on_click="ignore",
+    _show_downloads(
+        job_id,
+        [
+            Picture(Labelled(image.name, image.width, image.height, kept[image.id]), image.file_sha256)
+            for image in done
+            if image.id in kept
+        ],
     )
+
+
+def _show_downloads(job_id: str, pictures: list[Picture]) -> None:
+    """Everything of a run, in the formats of other tools; each is made when it is clicked."""
+    st.markdown(f"**{_('Download all')}**")
+    st.caption(_("As they are shown: at this confidence, with these classes."))
+    user = require_user()
+    makers: dict[str, tuple[str, Callable[[], str | bytes], str, str]] = {
+        "drawn": (_("Drawn pictures (ZIP)"), lambda: zip_drawn(current(), user, pictures), "zip", "application/zip"),
+        "json": (_("All detections as JSON"), lambda: write_json(pictures), "json", "application/json"),
+        "csv": ("CSV", lambda: write_csv(pictures), "csv", "text/csv"),
+        "coco": ("COCO", lambda: write_coco(pictures), "json", "application/json"),
+        "yolo": (_("YOLO labels (ZIP)"), lambda: zip_labels(pictures), "zip", "application/zip"),
+    }
+    with st.container(horizontal=True):
+        for kind, (label, make, ending, mime) in makers.items():
+            st.download_button(
+                label,
+                data=make,
+                file_name=f"{job_id}.{ending}" if kind in ("json", "csv") else f"{job_id}-{kind}.{ending}",
+                mime=mime,
+                icon=":material/download:",
+                key=f"all_{kind}_{job_id}",
+                on_click="ignore",
+            )
 
 
 def _sum_counts(kept: dict[str, Detections]) -> dict[str, int]:

@@ -79,18 +79,20 @@ def to_coco(images: Sequence[Labelled]) -> dict[str, Any]:
     }
 
 
-def to_yolo(image: Labelled) -> str:
+def to_yolo(image: Labelled, *, with_confidence: bool = True) -> str:
     """One line a detection: class, centre x, centre y, width, height (shares of the image) and confidence.
+
+    Without confidences they are labels to train with.
 
     Of other tasks the lines are those of Ultralytics' data sets, which have no place for a confidence: of masks the
     class and an outline, whose parts are joined as Ultralytics joins them; of poses the class, the box and for each
     point x, y and its visibility, 2 or 0; of oriented boxes the class and the four corners, clipped to the image.
     https://docs.ultralytics.com/datasets/
     """
-    return "".join(f"{item['class']} {_label(item, image)}\n" for item in image.detections.to_json())
+    return "".join(f"{item['class']} {_label(item, image, with_confidence)}\n" for item in image.detections.to_json())
 
 
-def _label(item: dict[str, Any], image: Labelled) -> str:
+def _label(item: dict[str, Any], image: Labelled, with_confidence: bool) -> str:
     if "mask" in item:
         return _shares(_join(item["polygons"]), image)
     if "corners" in item:
@@ -104,7 +106,7 @@ def _label(item: dict[str, Any], image: Labelled) -> str:
     )
     text = " ".join(f"{share:.6f}" for share in shares)
     if "keypoints" not in item:
-        return f"{text} {item['confidence']:.4f}"
+        return f"{text} {item['confidence']:.4f}" if with_confidence else text
     points = [
         f"{_shares([[x, y]], image)} 2" if sure >= POINT_SEEN_MIN else "0.000000 0.000000 0"
         for x, y, sure in item["keypoints"]

@@ -139,6 +139,7 @@ def test_downloads(browser: Browser, server: Server) -> None:
     """The annotated PNG and the JSON of a run are whole files with the same boxes."""
     import io
     import json
+    import zipfile
 
     from PIL import Image
 
@@ -159,6 +160,19 @@ def test_downloads(browser: Browser, server: Server) -> None:
     (image,) = json.loads(Path(all_json.value.path()).read_text())
     assert image["image"] == "zidane.jpg"
     assert len(image["predictions"]) == 2
+    with page.expect_download(timeout=90_000) as drawn:
+        page.get_by_role("button", name="Drawn pictures (ZIP)").click()
+    with zipfile.ZipFile(drawn.value.path()) as archive:
+        assert archive.namelist() == ["zidane.png"]
+        assert Image.open(archive.open("zidane.png")).size == (1280, 720)
+    with page.expect_download(timeout=90_000) as labels:
+        page.get_by_role("button", name="YOLO labels (ZIP)").click()
+    with zipfile.ZipFile(labels.value.path()) as archive:
+        assert archive.namelist() == ["data.yaml", "labels/zidane.txt"]
+    for name, start in (("COCO", '{\n  "images"'), ("CSV", "image,class,name")):
+        with page.expect_download(timeout=90_000) as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        assert Path(download.value.path()).read_text().startswith(start)
     context.close()
 
 
