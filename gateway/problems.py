@@ -63,6 +63,7 @@ HTTP_STATUS = {
     "request_too_large": 413,
     "image_unsupported": 415,
     "unsupported_body": 415,
+    "archive_refused": 422,
     "image_empty": 422,
     "image_broken": 422,
     "image_animated": 422,

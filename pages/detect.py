@@ -2,15 +2,18 @@
 
 import streamlit as st
 
+from core.errors import VisionMeterError
 from core.geometry import IMG_SIZES_PX
 from core.inference.registry import ModelState
 from core.services import account_view, admin
 from core.services.application import current
+from core.services.picture_sources import fetch_picture
 from core.tiles import TILES_PX
-from ui.batch import SAMPLES, clear_batch, collect, has_restored
+from ui.batch import SAMPLES, add_fetched, clear_batch, collect, has_restored
 from ui.format import local_time, task_words, tokens
 from ui.i18n import _, ngettext
 from ui.job_view import show_job
+from ui.messages import explain
 from ui.preview import show_preview
 from ui.session import require_user
 
@@ -36,10 +39,27 @@ uploads = st.file_uploader(
     _("Drop photographs here, many at once"),
     accept_multiple_files=True,
     key=f"uploads_{batch}",
-    help=_("JPEG, PNG, WebP, BMP or TIFF."),
+    help=_("JPEG, PNG, WebP, BMP or TIFF, or a ZIP of them."),
     max_upload_size=max(1, app.settings.image_bytes_max // 1_000_000),
 )
 samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
+with st.expander(_("Or from an address, or the camera"), icon=":material/add_link:"):
+    with (
+        st.form("fetch_picture", border=False, clear_on_submit=True),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        address = st.text_input(_("Address of a picture"), placeholder="https://", max_chars=4096)
+        if st.form_submit_button(_("Add"), icon=":material/add_link:") and address.strip():
+            with st.spinner(_("Fetching …")):
+                try:
+                    add_fetched(*fetch_picture(app, require_user(), address))
+                except VisionMeterError as error:
+                    st.error(explain(error))
+    # The browser asks for the camera as soon as it is shown.
+    if st.toggle(_("Use the camera"), key=f"with_camera_{batch}"):
+        shot = st.camera_input(_("Take a picture"), key=f"camera_{batch}")
+        if shot is not None:
+            uploads = [*uploads, shot]
 left, right = st.columns(2)
 model = left.selectbox(
     _("Model"),

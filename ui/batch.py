@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import streamlit as st
 from ultralytics.utils import ASSETS
@@ -11,6 +12,7 @@ from ultralytics.utils import ASSETS
 from core.errors import VisionMeterError
 from core.jobs.blobs import hash_bytes
 from core.services.application import current
+from core.services.picture_sources import is_zip, list_zip, read_zip
 from core.services.quotes import PreparedImage, preview_image
 from ui.i18n import _
 
@@ -40,7 +42,10 @@ def collect(uploads: list, samples: list[str]) -> list[Candidate]:
         st.session_state["page_arrived"] = False
     wanted: dict[str, tuple[str, Callable[[], bytes]]] = {}
     for upload in uploads:
-        wanted[upload.file_id] = (upload.name, upload.getvalue)
+        if is_zip(upload.name):
+            _unpack(upload, wanted, cache)
+        else:
+            wanted[upload.file_id] = (upload.name, upload.getvalue)
     for name in samples:
         wanted[f"sample {name}"] = (name, (ASSETS / name).read_bytes)
     for key, (name, data) in st.session_state.get("restored", {}).items():
@@ -57,6 +62,23 @@ def collect(uploads: list, samples: list[str]) -> list[Candidate]:
     return list(st.session_state["candidates"].values())
 
 
+def _unpack(upload, wanted: dict[str, tuple[str, Callable[[], bytes]]], cache: dict[str, Candidate]) -> None:
+    """Each file of a ZIP as a picture of its own; what cannot be unpacked is refused by its name."""
+    app = current()
+    try:
+        members = list_zip(app, upload.getvalue())
+    except VisionMeterError as problem:
+        wanted[upload.file_id] = (upload.name, upload.getvalue)
+        cache[upload.file_id] = Candidate(upload.name, None, None, problem, upload.getvalue)
+        return
+    for member in members:
+
+        def read(member: str = member) -> bytes:
+            return read_zip(app, upload.getvalue(), member)
+
+        wanted[f"{upload.file_id} {member}"] = (PurePosixPath(member).name, read)
+
+
 def _look(name: str, read: Callable[[], bytes]) -> Candidate:
     try:
         image, thumbnail = preview_image(current(), name, read())
@@ -68,6 +90,11 @@ def _look(name: str, read: Callable[[], bytes]) -> Candidate:
 def restore(pictures: list[tuple[str, bytes]]) -> None:
     """Put pictures into the batch that did not come through the uploader. Hashed once, here, not at every rerun."""
     st.session_state["restored"] = {f"restored {hash_bytes(data)} {name}": (name, data) for name, data in pictures}
+
+
+def add_fetched(name: str, data: bytes) -> None:
+    """Put a picture into the batch that came from an address."""
+    st.session_state.setdefault("restored", {})[f"fetched {hash_bytes(data)} {name}"] = (name, data)
 
 
 def has_restored() -> bool:

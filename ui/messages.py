@@ -144,6 +144,9 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         "The disk of this service is full, so it takes no pictures. Nothing was taken: tell the operator, and try "
         "again later."
     ),
+    "archive_refused": lambda _d: _(
+        "This ZIP, or a file in it, cannot be read: pack it anew without a password, or choose the pictures themselves."
+    ),
     "invalid_tile_px": lambda d: (
         _("A picture has {tiles} tiles of this size, and {tiles_max} are the most: choose larger tiles.").format(**d)
         if "tiles" in d

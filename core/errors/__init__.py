@@ -10,6 +10,7 @@ from core.errors.base import (
     VisionMeterError,
 )
 from core.errors.images import (
+    ArchiveRefusedError,
     DiskFullError,
     EngineBusyError,
     EngineStoppedError,
@@ -100,6 +101,7 @@ from core.errors.requests import (
 __all__ = [
     "AccountNotActiveError",
     "ApiKeyNotFoundError",
+    "ArchiveRefusedError",
     "BadCredentialsError",
     "CalibrationRefusedError",
     "CanaryNotFoundError",

@@ -47,6 +47,12 @@ class ImageAnimatedError(ImageRefusedError):
     code = "image_animated"
 
 
+class ArchiveRefusedError(ImageRefusedError):
+    """A ZIP, or a file in it, that cannot be read."""
+
+    code = "archive_refused"
+
+
 class TooManyImagesError(VisionMeterError):
     """More images in one batch than the limit."""
 

@@ -30,6 +30,7 @@ COMPUTED = {"ready[name].classes"}
 
 # Literals that people read and that are not translated.
 BARE = {
+    "https://": "how an address begins",
     "VisionMeter": "the name of the product",
     "Language · 语言": "the name of the language switch, in both languages at once",
     "ABCD-EFGH-JKMN-PQRS": "the shape of a voucher code",
