@@ -380,7 +380,8 @@ def test_a_share_of_the_accounts_meets_the_new_version(shop: Shop, weights: list
     new = models.start_canary(shop.desk, OTHER, weights[1], percent=25).sha256
     first_share = served(shop, registry)
     chosen = {account for account, sha256 in first_share.items() if sha256 == new}
-    assert 35 <= len(chosen) <= 65
+    # Which accounts depends on the weights: five standard deviations around a quarter, and below around three fifths.
+    assert 20 <= len(chosen) <= 81
     assert served(shop, registry) == first_share
     assert set(served(shop, second).values()) == {old}, "not warm there"
     second.canaries.admit(OTHER, new)
@@ -392,7 +393,7 @@ def test_a_share_of_the_accounts_meets_the_new_version(shop: Shop, weights: list
     models.start_canary(shop.desk, OTHER, None, percent=60)
     larger = {account for account, sha256 in served(shop, second).items() if sha256 == new}
     assert chosen < larger
-    assert 100 <= len(larger) <= 140
+    assert 85 <= len(larger) <= 155
 
     models.promote(shop.desk, OTHER)
     assert set(served(shop, registry).values()) == set(served(shop, second).values()) == {new}
