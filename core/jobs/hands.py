@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from core.db import utcnow
-
 
 class Hands:
     """Shared by the runner and by whoever runs an image in the thread of its request. Thread-safe.
@@ -22,16 +20,16 @@ class Hands:
         self._bell = threading.Condition()
 
     @contextmanager
-    def carry(self, image_id: str) -> Iterator[None]:
-        """While the block runs, the image is in hand and not given back as lost."""
-        self._carried[image_id] = utcnow()
+    def carry(self, image_id: str, until: datetime) -> Iterator[None]:
+        """While the block runs, the image is in hand and not given back as lost; after `until` it is stuck."""
+        self._carried[image_id] = until
         try:
             yield
         finally:
             self._carried.pop(image_id, None)
 
     def carried(self) -> dict[str, datetime]:
-        """The images in hand, and since when."""
+        """The images in hand, and until when they may be."""
         return dict(self._carried)
 
     def ring(self) -> None:

@@ -43,7 +43,16 @@ from core.services.disk_space import require_disk_space
 from core.services.metered_detection import RUN, hold_image, store_job
 from core.services.mirror import ResultCache, read_balance
 from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, require_tiles, store_quote
-from core.services.run_image import FIRST_ATTEMPT_FAILED, Charge, Terms, answer_free, give_back, run_image
+from core.services.run_image import (
+    FIRST_ATTEMPT_FAILED,
+    Charge,
+    Terms,
+    answer_free,
+    give_back,
+    in_hand_until,
+    run_image,
+    time_limit_s,
+)
 from core.services.stages import Stages
 from core.services.team import require_role
 
@@ -131,14 +140,14 @@ def find_answered(app: Application, caller: Caller, key: str, request: Mapping[s
 def _wait_for_answer(app: Application, caller: Caller, answer: Mapping[str, Any]) -> Detected:
     """The answer of a run that another request carries out, or did."""
     balance = Balance(answer["posted_mt"], answer["held_mt"]) if "posted_mt" in answer else None
-    deadline = time.monotonic() + app.settings.image_timeout_s
+    started = time.monotonic()
     while True:
         with app.db.read() as session:
             job = jobs.get_job(session, caller.account_id, answer["job_id"])
             image = jobs.list_images(session, job.id)[0]
             if image.status not in jobs.OPEN_IMAGE:
                 return _read_answer(app, session, job, image, replayed=True, balance=balance)
-        if time.monotonic() > deadline:
+        if time.monotonic() > started + time_limit_s(app, job, image):
             raise EngineBusyError("This request is still being carried out: send it again with the same key.")
         time.sleep(DUPLICATE_POLL_S)
 
@@ -266,7 +275,7 @@ def _carry_out(
     """The answer; None when another run was to pay for the same picture and failed."""
     job, image = started.job, started.image
     if started.balance is None:
-        with app.hands.carry(image.id):
+        with app.hands.carry(image.id, in_hand_until(app, job, image)):
             if image.hold_id is None:
                 _wait_for_payer(app, job, image)
                 run_image(app, job, image)
@@ -316,7 +325,7 @@ def _store_picture(app: Application, job: Job, image: JobImage, data: bytes) -> 
 
 
 def _wait_for_payer(app: Application, job: Job, image: JobImage) -> None:
-    deadline = time.monotonic() + app.settings.image_timeout_s
+    deadline = time.monotonic() + time_limit_s(app, job, image)
     while time.monotonic() < deadline:
         with app.db.read() as session:
             if not jobs.is_paid_for_elsewhere(session, job.account_id, image.charge_key):

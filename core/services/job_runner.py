@@ -24,7 +24,7 @@ from core.services.application import Application
 from core.services.audit import seal_ledger
 from core.services.retention import remove_unrun_quotes
 from core.services.roll_ups import roll_up_ledger
-from core.services.run_image import give_back, run_image
+from core.services.run_image import give_back, in_hand_until, run_image
 from core.services.team import require_role
 
 log = logging.getLogger("visionmeter")
@@ -40,7 +40,7 @@ class JobRunner:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = threading.Event()
         self._turns = Turns(VIP_RUN_MAX)
-        # The images that a thread works on at this moment, by id, and since when; those of the VIPs' thread apart.
+        # The images that a thread works on at this moment, by id, and until when; those of the VIPs' thread apart.
         self._in_hand: dict[str, datetime] = {}
         self._vips_in_hand: dict[str, datetime] = {}
         self._threads = [
@@ -95,7 +95,7 @@ class JobRunner:
                 self._stopping.wait(1.0)
 
     def _run(self, job: Job, image: JobImage, in_hand: dict[str, datetime]) -> None:
-        in_hand[image.id] = utcnow()
+        in_hand[image.id] = in_hand_until(self._app, job, image)
         try:
             run_image(self._app, job, image)
         finally:
@@ -143,13 +143,7 @@ class JobRunner:
 
     def _stuck(self) -> set[str]:
         """The images that the threads for everybody have in hand for too long: a disk that hangs, say."""
-        return self._too_long(self._in_hand)
-
-    def _too_long(self, in_hand: Mapping[str, datetime]) -> set[str]:
-        # Longer than the engine may take and a lease lasts.
-        settings = self._app.settings
-        latest = utcnow() - timedelta(seconds=settings.image_timeout_s + settings.hold_lease_s)
-        return {image_id for image_id, since in list(in_hand.items()) if since < latest}
+        return _too_long(self._in_hand)
 
     def _give_back_lost(self) -> None:
         """End what was begun and is in nobody's hand, or stuck in one: its outcome could not be stored, or never comes.
@@ -162,11 +156,16 @@ class JobRunner:
             begun = jobs.images_started_before(session, self.name, utcnow() - lease)
         # Also those that a request runs in its own thread.
         in_hand = {**self._app.hands.carried(), **self._in_hand, **self._vips_in_hand}
-        stuck = self._too_long(in_hand)
+        stuck = _too_long(in_hand)
         for job, image in begun:
             if image.id not in in_hand or image.id in stuck:
                 with self._app.db.write() as session:
                     give_back(session, job, image, "interrupted", "internal", actor=ledger.SYSTEM)
+
+
+def _too_long(in_hand: Mapping[str, datetime]) -> set[str]:
+    now = utcnow()
+    return {image_id for image_id, until in list(in_hand.items()) if until < now}
 
 
 def sweep(app: Application) -> int:

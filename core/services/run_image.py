@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -37,7 +38,7 @@ from core.services.application import Application
 from core.services.metered_detection import detect_params
 from core.services.mirror import publish_balance
 from core.services.stages import Stages
-from core.tiles import TilePlan, plan_tiles
+from core.tiles import TilePlan, count_tiles, plan_tiles
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -117,14 +118,14 @@ def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | 
         with IN_JOBS.pass_through(image.height * image.width):
             with stages.measure("decode"):
                 decoded = _decode(app, job, image)
-            return _run(app, job, decoded, stages)
-    return _run(app, job, decoded, stages)
+            return _run(app, job, image, decoded, stages)
+    return _run(app, job, image, decoded, stages)
 
 
-def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> Inference:
+def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, stages: Stages) -> Inference:
     version = app.registry.find_version(job.model, job.model_version)
     plan = _plan_of(job, decoded.height, decoded.width)
-    deadline = time.monotonic() + app.settings.image_timeout_s * (1 + TILE_TIMEOUT_SHARE * len(plan.tiles))
+    deadline = time.monotonic() + time_limit_s(app, job, image)
 
     def submit(part: Pixels) -> Future[Inference]:
         while True:
@@ -154,6 +155,17 @@ def _run(app: Application, job: Job, decoded: DecodedImage, stages: Stages) -> I
     stages.add("wait", inference.wait_ms)
     stages.add("model", inference.model_ms)
     return inference
+
+
+def time_limit_s(app: Application, job: Job, image: JobImage) -> float:
+    """How many seconds an image may take in the engine; in tiles it may take longer."""
+    tiles = 0 if job.tile_px is None else count_tiles(image.height, image.width, job.tile_px)
+    return app.settings.image_timeout_s * (1 + TILE_TIMEOUT_SHARE * tiles)
+
+
+def in_hand_until(app: Application, job: Job, image: JobImage) -> datetime:
+    """After which an image that was begun now is stuck: longer than the engine may take and a lease lasts."""
+    return utcnow() + timedelta(seconds=time_limit_s(app, job, image) + app.settings.hold_lease_s)
 
 
 def _plan_of(job: Job, height: int, width: int) -> TilePlan:
@@ -207,7 +219,7 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference, 
     insert_row(session, receipt)
     wait_ms, model_ms = round(inference.wait_ms), round(inference.model_ms)
     counts = inference.detections.filter(confidence_min=0.25).counts()
-    _refund_if_late(session, job, image, prices, amount_mt)
+    _refund_if_late(session, job, image, quote, prices, amount_mt)
     returned_mt = image.amount_mt - amount_mt
     if not jobs.end_image(session, image.id, "charged", wait_ms=wait_ms, model_ms=model_ms, returned_mt=returned_mt):
         raise HoldEndedError("This image has ended already; nothing was taken.", hold_id=image.hold_id)
@@ -268,10 +280,14 @@ def _terms_of(session: Session, job: Job) -> tuple[Quote, Prices]:
     return quote, get_prices(session, quote.price_version)
 
 
-def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices, amount_mt: int) -> None:
-    """What the price book promises for a result that took too long, in the transaction of its charge."""
+def _refund_if_late(session: Session, job: Job, image: JobImage, quote: Quote, prices: Prices, amount_mt: int) -> None:
+    """What the price book promises for a result that took too long, in the transaction of its charge.
+
+    A tile takes as long as a picture, so each counts as one that stands before this one.
+    """
     waited_s = int((utcnow() - job.created_at).total_seconds())
-    rule = find_late_rule(prices.late_rules, waited_s, plan=job.plan, position=image.position)
+    position = image.position + sum(line.get("tiles", 0) for line in quote.lines[: image.position + 1])
+    rule = find_late_rule(prices.late_rules, waited_s, plan=job.plan, position=position)
     if rule is None or not rule.refund_mt(amount_mt):
         return
     assert image.hold_id is not None
@@ -279,7 +295,7 @@ def _refund_if_late(session: Session, job: Job, image: JobImage, prices: Prices,
         session,
         image.hold_id,
         rule.refund_mt(amount_mt),
-        reason=f"late: {waited_s} s after the run was started, {rule.promise(image.position)}",
+        reason=f"late: {waited_s} s after the run was started, {rule.promise(position)}",
         actor=LATE_RULE,
     )
 

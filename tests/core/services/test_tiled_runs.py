@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlmodel import select
 
+from core.db import utcnow
 from core.errors import InvalidTileSizeError
 from core.identity.tables import User
 from core.inference.images import Pixels, encode_png
 from core.inference.replicas import Replica
+from core.jobs.tables import Job, JobImage
 from core.pricing.book import quote_agrees
 from core.pricing.tables import Quote
 from core.services import account_view, receipts
@@ -22,7 +26,9 @@ from core.services.application import Application
 from core.services.job_runner import JobRunner
 from core.services.quotes import prepare_image, quote_batch, quote_lines
 from core.services.receipt_document import make_document
-from tests.core.services.helpers import MODEL, balance, statuses, submit, wait
+from core.services.run_image import in_hand_until, time_limit_s
+from tests.conftest import OpenApp
+from tests.core.services.helpers import MODEL, balance, change, statuses, submit, wait
 
 StartRunner = Callable[[Application], JobRunner]
 # 1024 × 512 pixels at 320 in tiles of 512: the whole as 320 × 160, three tiles as 320 × 320; 0.125 + 0.750 tokens.
@@ -160,6 +166,30 @@ def test_too_many_tiles_and_odd_sizes_are_refused(app: Application, ann: User) -
     huge = encode_png(np.zeros((5000, 6000, 3), np.uint8))
     with pytest.raises(InvalidTileSizeError, match="has 750 tiles of 256 pixels"):
         quote_tiled(app, ann, {"huge.png": huge}, tile_px=256)
+
+
+def test_what_is_late_and_what_is_stuck_in_tiles(
+    open_app: OpenApp, sign_up: Callable[..., User], start_runner: StartRunner
+) -> None:
+    """Three tiles may take as much longer, for the promise to a VIP, for the engine and for the keeper."""
+    app = open_app(image_timeout_s=40, hold_lease_s=30)
+    ann = sign_up(app)
+    change(app, "UPDATE account SET plan = 'vip' WHERE id = :id", id=ann.account_id)
+    for started_s, refunded_mt in ((35, 0), (45, PRICE_MT // 2 + 1)):
+        files = {"wide.png": wide(20 + started_s)}
+        job = submit(app, ann, quote_tiled(app, ann, files), files)
+        with app.db.write() as session:
+            stored = session.get_one(Job, job.id)
+            stored.created_at = utcnow() - timedelta(seconds=started_s)
+            image = session.exec(select(JobImage).where(JobImage.job_id == job.id)).one()
+            assert time_limit_s(app, stored, image) == 40 * 1.75
+            left_s = (in_hand_until(app, stored, image) - utcnow()).total_seconds()
+            assert left_s == pytest.approx(40 * 1.75 + 30, abs=5)
+        runner = start_runner(app)
+        view = wait(app, ann, job)
+        runner.stop()
+        # Promised within 10 s, and 10 s for each tile.
+        assert (statuses(view), view.refunded_mt) == (["charged"], refunded_mt)
 
 
 def test_an_expired_quote_is_renewed_with_its_tiles(app: Application, ann: User, start_runner: StartRunner) -> None:
