@@ -27,10 +27,11 @@ REPEATS_SHOWN_MAX = 20
 _ROWS_PER_READ = 1000
 _CSV_COLUMNS = (
     *("receipt", "time_utc", "picture", "image_sha256", "image_width_px", "image_height_px", "model", "model_version"),
-    *("img_size_px", "tile_px", "tiles", "tiles_failed", "input_width_px", "input_height_px"),
+    *("img_size_px", "input_width_px", "input_height_px"),
     *("price_version", "alpha", "beta", "minimum_tokens"),
     *("discount_percent", "floor_tokens", "charged_tokens", "refunded_tokens", "net_tokens", "quote", "hold", "entry"),
-    *("caller", "caller_id"),
+    # What came later stands last: who reads by column finds the others where they were.
+    *("caller", "caller_id", "tile_px", "tiles", "tiles_failed"),
 )
 
 
@@ -188,9 +189,6 @@ def _csv_row(line: ReceiptLine, caller: str, caller_id: str) -> Sequence[object]
         plain_cell(receipt.model),
         plain_cell(receipt.model_version),
         receipt.img_size,
-        receipt.tile_px or "",
-        receipt.tiles,
-        receipt.tiles_failed,
         receipt.input_width,
         receipt.input_height,
         plain_cell(receipt.price_version),
@@ -207,6 +205,9 @@ def _csv_row(line: ReceiptLine, caller: str, caller_id: str) -> Sequence[object]
         receipt.entry_seq,
         plain_cell(caller),
         caller_id,
+        receipt.tile_px or "",
+        receipt.tiles,
+        receipt.tiles_failed,
     )
 
 

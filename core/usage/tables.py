@@ -56,7 +56,6 @@ class UsageRecord(SQLModel, table=True):
             "img_size": self.img_size,
             "input_width": self.input_width,
             "input_height": self.input_height,
-            "tiles": self.tiles,
             "outcome": self.outcome,
             "error": self.error_code or "",
             "tokens": str(from_millitokens(self.amount_mt)),
@@ -64,6 +63,8 @@ class UsageRecord(SQLModel, table=True):
             "model_ms": "" if self.model_ms is None else self.model_ms,
             "classes": "; ".join(f"{name} {count}" for name, count in self.class_counts.items()),
             "job": self.job_id or "",
+            # Last: who reads by column finds the others where they were.
+            "tiles": self.tiles,
         }
 
 
