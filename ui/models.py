@@ -31,6 +31,8 @@ def show_models() -> None:
     if done := st.session_state.pop("models_done", None):
         st.success(done, icon=":material/check_circle:")
     overview = list_overview(app.db, app.registry, app.settings.data_dir)
+    # What is installed first: most of those that could be are not.
+    lines = sorted(overview.lines, key=lambda line: line.state is not ModelState.READY)
     backends = app.engine.backends
     event = st.dataframe(
         [
@@ -44,17 +46,17 @@ def show_models() -> None:
                 _("Version"): line.version.version if line.version else "",
                 _("File"): line.model.file,
             }
-            for line in overview.lines
+            for line in lines
         ],
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
         # A selection is a list of row numbers: it must not outlive the list that it was made on.
-        key=f"models_{hash(tuple(line.model.name for line in overview.lines))}",
+        key=f"models_{hash(tuple(line.model.name for line in lines))}",
     )
     st.caption(_margin_words(overview.margins))
     if event.selection.rows:
-        _show_model(overview.lines[event.selection.rows[0]])
+        _show_model(lines[event.selection.rows[0]])
     else:
         st.caption(_("Select a model to see its versions, change its weights or retire it."))
     _show_fetch([line.model.name for line in overview.lines if line.state is ModelState.FETCHABLE])
