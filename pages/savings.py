@@ -47,10 +47,7 @@ def show_answer(comparison: Comparison) -> None:
     left, middle, right = st.columns(3)
     left.metric(_("Here, a month"), amount(comparison.metered))
     middle.metric(_("A GPU by the month"), amount(comparison.flat))
-    right.metric(
-        _("Break-even"),
-        ngettext("{n} picture a day", "{n} pictures a day", comparison.break_even_images_day),
-    )
+    right.metric(_("Break-even (pictures a day)"), f"{comparison.break_even_images_day:,}")
     share = percent(abs(comparison.saving_percent).quantize(Decimal("0.1")))
     facts = {
         "images": ngettext("{n} picture a day", "{n} pictures a day", comparison.images_day),
