@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from typing import Any
 
 from core.errors import WeightsFolderError
 from core.inference.shared_json import SharedJson
+
+log = logging.getLogger("visionmeter")
 
 NAME_LENGTH_MAX = 60
 TITLE_LENGTH_MAX = 80
@@ -24,10 +27,14 @@ def is_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The operator's part: entries in the form of the built-in catalogue, and the names that are not offered."""
+    """The operator's part: entries in the form of the built-in catalogue, and the names that are not offered.
+
+    `shadowed` entries have names that the built-in catalogue took later: they are kept, and not used.
+    """
 
     models: tuple[Mapping[str, Any], ...] = ()
     retired: frozenset[str] = frozenset()
+    shadowed: tuple[Mapping[str, Any], ...] = ()
 
     def with_model(self, entry: Mapping[str, Any]) -> Catalogue:
         """With a model more, or with another entry of its name."""
@@ -40,7 +47,7 @@ class Catalogue:
 
     def document(self) -> dict[str, Any]:
         """The content of the file."""
-        return {"models": [dict(item) for item in self.models], "retired": sorted(self.retired)}
+        return {"models": [dict(item) for item in (*self.models, *self.shadowed)], "retired": sorted(self.retired)}
 
 
 class OperatorCatalogue:
@@ -92,7 +99,7 @@ class OperatorCatalogue:
         for item, name in zip(models, names, strict=True):
             if not isinstance(name, str) or not is_name(name):
                 raise ValueError(f"{name!r} is no name of a model")
-            if name in self._built_in or names.count(name) > 1:
+            if names.count(name) > 1:
                 raise ValueError(f"the name {name} is taken")
             # A file of another name could lie outside of the folder, or be another model's.
             if item.get("file") != f"{name}.pt":
@@ -101,4 +108,8 @@ class OperatorCatalogue:
                 raise ValueError(f"{name} lacks a title or its classes")
             if not isinstance(item.get("sha256"), str | None):
                 raise ValueError(f"the sha256 of {name} is no text")
-        return Catalogue(tuple(models), frozenset(retired))
+        own = tuple(item for item in models if item["name"] not in self._built_in)
+        shadowed = tuple(item for item in models if item["name"] in self._built_in)
+        if shadowed:
+            log.error("%s: built in by now, so not used: %s", self._file.path, [item["name"] for item in shadowed])
+        return Catalogue(own, frozenset(retired), shadowed)

@@ -29,6 +29,10 @@ PALETTE_BGR = (
 TINT = 0.45
 
 
+# So many pixels are blended at once: a mask may be as large as the picture.
+BAND_PIXELS = 1_000_000
+
+
 def class_color_bgr(class_id: int) -> tuple[int, int, int]:
     """The colour of a class, as BGR."""
     return PALETTE_BGR[class_id % len(PALETTE_BGR)]
@@ -98,7 +102,11 @@ def _tint(canvas: Pixels, mask: Mask, box: tuple[int, int, int, int], color: tup
     # A pixel more than the rounded box: the mask may end between them.
     area = np.s_[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1]
     region, inside = canvas[area], mask.decode()[area] > 0
-    region[inside] = (region[inside] * (1 - TINT) + np.array(color) * TINT).astype(np.uint8)
+    rows = max(1, BAND_PIXELS // max(1, region.shape[1]))
+    for top in range(0, region.shape[0], rows):
+        band = region[top : top + rows]
+        tinted = cv2.addWeighted(band, 1 - TINT, np.full_like(band, color), TINT, 0)
+        np.copyto(band, tinted, where=inside[top : top + rows, :, None])
 
 
 def _draw_keypoints(

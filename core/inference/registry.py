@@ -134,7 +134,9 @@ class Registry:
         model = self.get(name)
         if self.weights_path(model).is_file():
             return ModelState.READY
-        return ModelState.FETCHABLE if self.fetch_allowed and not model.embedded else ModelState.MISSING
+        # What is published under the name of an operator's own model is not that model.
+        published = not model.embedded and not self.is_own(name)
+        return ModelState.FETCHABLE if self.fetch_allowed and published else ModelState.MISSING
 
     def resolve(self, name: str, *, account_id: str | None = None) -> ModelVersion:
         """The version that a name stands for now, for an account: its canary, or else what `now` gives.
@@ -331,7 +333,7 @@ class Registry:
         model = self.get(name)
         if self.state(name) is ModelState.READY:
             return self.now(name)
-        if not self.fetch_allowed:
+        if self.state(name) is not ModelState.FETCHABLE:
             raise ModelNotReadyError(f"Fetching is switched off: put {model.file} into {self.weights_dir}.", model=name)
         from ultralytics.utils.downloads import attempt_download_asset
 

@@ -41,7 +41,11 @@ class SharedJson(Generic[T]):
             return self._seen[1]
         try:
             value = self.load()
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            # It may pass: the file is read again next time.
+            log.error("%s cannot be read now: %s", self.path, error)
+            return self._seen[1]
+        except ValueError as error:
             log.error("%s is not used: %s", self.path, error)
             value = self._seen[1]
         self._seen = (stamp, value)

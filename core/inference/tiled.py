@@ -24,12 +24,13 @@ from core.inference.images import Pixels
 from core.inference.scheduler import Inference
 from core.tiles import Tile, TilePlan
 
-# Of one image in the engine's queue: as many as the largest batch of a GPU, and other customers find a place.
-IN_FLIGHT_MAX = 16
+# Of one image in the engine's queue: other customers find a place there.
+IN_FLIGHT_MAX = 8
 # A picture of which more tiles fail than this has failed.
 FAILED_SHARE_MAX = 0.5
 MERGE_IOU_MAX = 0.5
 FRAGMENT_COVERED_MIN = 0.5
+FRAGMENT_WEIGHT = 0.3
 CANDIDATES_MAX = 10_000
 DETECTIONS_TILED_MAX = 3000
 # A box ends at the cut when it comes so near to it, in pixels of the network input.
@@ -106,11 +107,11 @@ def merge_parts(
     class_id = np.concatenate([found.class_id for found, _tile in parts])
     is_cut = np.concatenate([_ends_at_cut(found.xyxy, tile, height, width, edge_px) for found, tile in parts])
     names = {class_id: name for found, _tile in parts for class_id, name in found.names.items()}
-    # Whole boxes first, each kind by confidence.
-    rank = confidence + np.where(is_cut, np.float32(0), np.float32(1))
+    # A whole box goes before a fragment that is less than three times as sure: a guess removes nothing that is certain.
+    rank = confidence * np.where(is_cut, np.float32(FRAGMENT_WEIGHT), np.float32(1))
     order = np.argsort(-rank, kind="stable")[:CANDIDATES_MAX]
     kept = order[_suppress(xyxy[order], rank[order], class_id[order])]
-    kept = kept[~_is_covered(xyxy[kept], class_id[kept], is_cut[kept])]
+    kept = kept[~_is_covered(xyxy[kept], rank[kept], class_id[kept], is_cut[kept])]
     kept = kept[np.argsort(-confidence[kept], kind="stable")][:DETECTIONS_TILED_MAX]
     return Detections(xyxy[kept], confidence[kept], class_id[kept], names)
 
@@ -157,12 +158,14 @@ def _suppress(xyxy: NDArray[np.float32], rank: NDArray[np.float32], class_id: ND
     return np.asarray(kept.numpy(), np.int64)
 
 
-def _is_covered(xyxy: NDArray[np.float32], class_id: NDArray[np.int64], is_cut: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which fragments lie for the most part in a whole box of their class."""
+def _is_covered(
+    xyxy: NDArray[np.float32], rank: NDArray[np.float32], class_id: NDArray[np.int64], is_cut: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which fragments lie for the most part in a whole box of their class and of no lower rank."""
     covered = np.zeros(len(xyxy), np.bool_)
     whole, fragment = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
     for one in fragment:
-        same = whole[class_id[whole] == class_id[one]]
+        same = whole[(class_id[whole] == class_id[one]) & (rank[whole] >= rank[one])]
         low = np.maximum(xyxy[same, :2], xyxy[one, :2])
         high = np.minimum(xyxy[same, 2:], xyxy[one, 2:])
         common = (high - low).clip(0).prod(axis=1)

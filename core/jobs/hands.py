@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +18,23 @@ class Hands:
     def __init__(self) -> None:
         self.runner: str | None = None
         self._carried: dict[str, datetime] = {}
+        self._tiled: Counter[str] = Counter()
+        self._mutex = threading.Lock()
         self._bell = threading.Condition()
+
+    @contextmanager
+    def hold_tiled(self, account_id: str, at_once_max: int) -> Iterator[bool]:
+        """While the block runs, an account has one more picture in tiles in hand; False when it has so many."""
+        with self._mutex:
+            allowed = self._tiled[account_id] < at_once_max
+            self._tiled[account_id] += allowed
+        try:
+            yield allowed
+        finally:
+            with self._mutex:
+                self._tiled[account_id] -= allowed
+                if not self._tiled[account_id]:
+                    del self._tiled[account_id]
 
     @contextmanager
     def carry(self, image_id: str, until: datetime) -> Iterator[None]:

@@ -42,7 +42,7 @@ from core.services.application import Application
 from core.services.disk_space import require_disk_space
 from core.services.metered_detection import RUN, hold_image, store_job
 from core.services.mirror import ResultCache, read_balance
-from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, require_tiles, store_quote
+from core.services.quotes import PreparedImage, make_charge_key, quote_lines, require_size, store_quote
 from core.services.run_image import (
     FIRST_ATTEMPT_FAILED,
     Charge,
@@ -55,6 +55,7 @@ from core.services.run_image import (
 )
 from core.services.stages import Stages
 from core.services.team import require_role
+from core.services.waited_tiles import waiting_for_tiles
 
 # What another run of the account pays for at the moment is waited for, looking so often.
 DUPLICATE_POLL_S = 0.02
@@ -111,17 +112,17 @@ def detect(
         with stages.measure("decode"):
             decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
             image = PreparedImage(name[:200], hash_bytes(data), decoded.sha256, decoded.height, decoded.width)
-        require_tiles([image], version.model, tile_px)
         params = RunParams(version, img_size, tile_px)
-        for _attempt in range(ATTEMPTS_MAX):
-            _require_room(app)
-            with stages.measure("hold"):
-                started = _start(app, caller, image, params, key, request or {})
-            if not isinstance(started, _Started):
-                return _wait_for_answer(app, caller, started)
-            outcome = _carry_out(app, started, data, decoded, stages)
-            if outcome is not None:
-                return outcome
+        with waiting_for_tiles(app, caller.account_id, image, version.model, tile_px):
+            for _attempt in range(ATTEMPTS_MAX):
+                _require_room(app)
+                with stages.measure("hold"):
+                    started = _start(app, caller, image, params, key, request or {})
+                if not isinstance(started, _Started):
+                    return _wait_for_answer(app, caller, started)
+                outcome = _carry_out(app, started, data, decoded, stages)
+                if outcome is not None:
+                    return outcome
     raise InferenceError("The run that was to pay for the same picture failed. Nothing was taken: try again.")
 
 

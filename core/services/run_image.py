@@ -50,6 +50,7 @@ FIRST_ATTEMPT_FAILED = "first_attempt_failed"
 LATE_RULE = "rule:late"
 # A tiled image has the time of one image, and that much of it again for each tile.
 TILE_TIMEOUT_SHARE = 0.25
+TILED_TIMEOUT_S_MAX = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, sta
 def time_limit_s(app: Application, job: Job, image: JobImage) -> float:
     """How many seconds an image may take in the engine; in tiles it may take longer."""
     tiles = 0 if job.tile_px is None else count_tiles(image.height, image.width, job.tile_px)
-    return app.settings.image_timeout_s * (1 + TILE_TIMEOUT_SHARE * tiles)
+    one_s = app.settings.image_timeout_s
+    return max(one_s, min(TILED_TIMEOUT_S_MAX, one_s * (1 + TILE_TIMEOUT_SHARE * tiles)))
 
 
 def in_hand_until(app: Application, job: Job, image: JobImage) -> datetime:

@@ -153,6 +153,9 @@ def test_tiles_by_every_entrance(gateway: Gateway) -> None:
     assert (batch["tile_px"], batch["usage"]["tokens"], batch["images"]["free"]) == (512, 0.0, 1)
     receipt = customer.get(f"/receipts/{answers[0].json()['usage']['receipt_id']}").json()
     assert (receipt["tiles"]["count"], receipt["charged_tokens"]) == (3, "0.875")
+    big = base64.b64encode(encode_png(np.zeros((2000, 2000, 3), np.uint8))).decode()
+    many = customer.post("/detect", json={"image": big, "img_size": 320, "tile_px": 256})
+    assert (many.status_code, many.json()["code"], many.json()["tiles_max"]) == (422, "invalid_tile_px", 40)
     for wrong, code in ((300, "invalid_tile_px"), ("many", "invalid_request")):
         refused = customer.post("/detect", json={"image": text, "tile_px": wrong})
         assert (refused.status_code, refused.json()["code"]) == (422, code)
