@@ -41,6 +41,7 @@ from core.inference.pipeline import DetectParams
 from core.inference.registry import ModelVersion, Registry
 from core.inference.scheduler import Priority
 from core.inference.weights import hash_file
+from tests.other_weights import make_other_weights
 
 SEED = 20261127
 SIZE_PX = 640
@@ -167,7 +168,7 @@ def show_turn(engine: Engine, version: ModelVersion, pixels: Pixels) -> None:
 def show_swap(engine: Engine, version: ModelVersion, pixels: Pixels, folder: Path) -> None:
     """p99 of customers before a swap and while other weights are loaded and warmed."""
     other = folder / "other.pt"
-    make_other(version.path, other)
+    make_other_weights(version.path, other, seed=SEED)
     fresh = ModelVersion(version.model, other, hash_file(other))
     served = [version]
     stages: dict[str, list[float]] = {"before": [], "during": []}
@@ -197,19 +198,6 @@ def show_swap(engine: Engine, version: ModelVersion, pixels: Pixels, folder: Pat
         f"{np.percentile(stages['during'], 99):.0f} ms during the {seconds:.1f} s of a load ({len(stages['during'])}): "
         f"{ratio:.2f}, goal ≤ {SWAP_GOAL}: {'met' if ratio <= SWAP_GOAL else 'NOT met'}"
     )
-
-
-def make_other(source: Path, target: Path) -> None:
-    """The same network with other numbers."""
-    from ultralytics.models import YOLO
-
-    torch.manual_seed(SEED)
-    other = YOLO(str(source))
-    with torch.no_grad():
-        for parameter in other.model.parameters():
-            if parameter.numel() > 1:
-                parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.01)
-    other.save(str(target))
 
 
 def show_repeat() -> None:

@@ -53,24 +53,30 @@ def plan_tiles(image_height: int, image_width: int, img_size: int, tile_px: int 
     `tile_px` that is not offered.
     """
     whole = network_input(image_height, image_width, img_size)
-    if tile_px is None:
+    tiles = cut_tiles(image_height, image_width, tile_px)
+    if not tiles:
         return TilePlan(whole)
-    if tile_px not in TILES_PX:
+    first = tiles[0]
+    return TilePlan(whole, network_input(first.y2, first.x2, img_size), tiles)
+
+
+def cut_tiles(image_height: int, image_width: int, tile_px: int | None) -> tuple[Tile, ...]:
+    """The tiles of an image, row by row. Raises `ValueError` for a `tile_px` that is not offered."""
+    if tile_px is not None and tile_px not in TILES_PX:
         raise ValueError(f"tile_px must be one of {', '.join(map(str, TILES_PX))}, not {tile_px}")
-    if max(image_height, image_width) <= tile_px:
-        return TilePlan(whole)
+    if tile_px is None or max(image_height, image_width) <= tile_px:
+        return ()
     height, width = min(tile_px, image_height), min(tile_px, image_width)
-    tiles = tuple(
+    return tuple(
         Tile(x1, y1, x1 + width, y1 + height)
         for y1 in _starts(image_height, height)
         for x1 in _starts(image_width, width)
     )
-    return TilePlan(whole, network_input(height, width, img_size), tiles)
 
 
-def count_tiles(image_height: int, image_width: int, tile_px: int) -> int:
-    """How many tiles `plan_tiles` would make, without making them: a picture may have too many."""
-    if max(image_height, image_width) <= tile_px:
+def count_tiles(image_height: int, image_width: int, tile_px: int | None) -> int:
+    """How many tiles `cut_tiles` would give, without making them: a picture may have too many."""
+    if tile_px is None or max(image_height, image_width) <= tile_px:
         return 0
     rows = _count(image_height, min(tile_px, image_height))
     return rows * _count(image_width, min(tile_px, image_width))

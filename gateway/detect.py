@@ -13,13 +13,11 @@ from fastapi.responses import JSONResponse, Response
 
 from core.errors import EngineBusyError, InvalidRequestError
 from core.identity.callers import ApiCaller
-from core.inference.draw import draw_detections
 from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
-from core.inference.images import count_pixels, decode_image, encode_png
-from core.inference.pixel_gate import IN_FLIGHT
 from core.services import detect as detection
 from core.services import run_report
 from core.services.application import Application, current
+from core.services.run_exports import draw_found
 from core.services.stages import Stages
 from gateway import metrics, openapi
 from gateway.answers import detect_answer, detect_headers, wanted
@@ -146,7 +144,7 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
     headers = detect_headers(outcome, times_ms)
     if options.annotated is not None:
         data = data or picture.data or _stored_picture(app, caller, outcome)
-        return Response(draw(app, data, found), media_type=PNG, headers=headers)
+        return Response(draw_found(app, data, found), media_type=PNG, headers=headers)
     image = Labelled(outcome.image.name, outcome.image.width, outcome.image.height, found)
     return write(options.format, [image], detect_answer(outcome, found, times_ms), headers)
 
@@ -167,15 +165,6 @@ def _only_picture(body: Body, options: DetectIn) -> Picture:
         name, data = body.files[0]
         return picture_of_file(options.name or name, data)
     return picture_of_json(ImageIn(image_url=options.image_url, image=options.image, name=options.name))
-
-
-def draw(app: Application, data: bytes, found: Any) -> bytes:
-    """A picture with its boxes, as PNG."""
-    limits = app.settings
-    # Three times: as it is, with boxes, and as PNG, which for noise is no smaller.
-    with IN_FLIGHT.pass_through(3 * count_pixels(data)):
-        decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
-        return encode_png(draw_detections(decoded.pixels, found))
 
 
 def write(format: str, images: list[Labelled], answer: Any, headers: dict[str, str] | None = None) -> Response:

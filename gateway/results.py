@@ -11,11 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from core.identity.callers import ApiCaller
 from core.inference.exports import Labelled
 from core.services.application import Application, current
+from core.services.run_exports import draw_found
 from core.services.run_report import get_stored_result
 from gateway import openapi
 from gateway.answers import result_answer, wanted
 from gateway.auth import CallerDependency
-from gateway.detect import PNG, draw, lane, write
+from gateway.detect import PNG, lane, write
 from gateway.openapi import problems
 from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut, split_names
 
@@ -64,4 +65,4 @@ def _draw_result(
 ) -> Response:
     stored = get_stored_result(app, caller, result_id)
     data = app.blobs.get(caller.account_id, stored.image.file_sha256)
-    return Response(draw(app, data, wanted(stored.detections, confidence, names)), media_type=PNG)
+    return Response(draw_found(app, data, wanted(stored.detections, confidence, names)), media_type=PNG)

@@ -129,8 +129,7 @@ else:
     img_size = st.select_slider(
         _("Size of the longer side (px)"), IMG_SIZES_PX, value=preset.img_size, key=f"savings_size_{chosen}"
     )
-    workload = Workload(1, (), int(height), int(width), model, int(img_size))
-    price_mt = savings.price_workload(prices, workload)
+    price_mt = Decimal(prices.price_image(int(height), int(width), int(img_size), model)[1])
     st.caption(
         _("One picture costs {price}, {money} for a thousand of them.").format(
             price=tokens(int(price_mt)), money=amount(price_mt * price_per_token)
@@ -148,7 +147,7 @@ flat = right.number_input(
     step=1_000,
     key="savings_flat",
 )
-show_answer(savings.compare(int(images), price_mt, price_per_token=price_per_token, flat=Decimal(int(flat))))
+show_answer(Comparison(int(images), price_mt, price_per_token=price_per_token, flat=Decimal(int(flat))))
 st.caption(
     _(
         "A month is {days} days. Price list {version}, {price} a token, without the discounts of batches. The GPU's "

@@ -66,15 +66,12 @@ def break_even(comparison: Comparison, *, words: Mapping[str, str], currency: st
     `words` has `metered`, `flat`, `you`, `even` and `pictures`.
     """
     most = max(comparison.images_day, comparison.break_even_images_day, 1) * 1.4
-    cost = float(comparison.metered / comparison.images_day) if comparison.images_day else 0.0
-    if not cost and comparison.break_even_images_day:
-        cost = float(comparison.flat) / comparison.break_even_images_day
     flat = float(comparison.flat)
     hover = f"%{{x:,.0f}} {words['pictures']}<br>{currency}%{{y:,.2f}}"
     figure = go.Figure()
     figure.add_scatter(
         x=[0, most],
-        y=[0, cost * most],
+        y=[0, float(comparison.daily_image) * most],
         mode="lines",
         name=words["metered"],
         line_color=PALETTE[0],

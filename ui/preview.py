@@ -16,7 +16,7 @@ from core.pricing.tables import Quote
 from core.services import account_view
 from core.services.application import current
 from core.services.quotes import FREE_PROCESSED, THUMBNAIL_PX, QuoteLine, next_discount, quote_batch, quote_lines
-from core.tiles import OVERLAP_PERCENT, plan_tiles
+from core.tiles import OVERLAP_PERCENT, cut_tiles
 from ui.batch import Candidate
 from ui.format import local_time, percent, plain, show_amount, tokens
 from ui.i18n import _, ngettext
@@ -154,9 +154,8 @@ def _show_line(candidate: Candidate, line: QuoteLine, quote: Quote) -> None:
 def _with_grid(thumbnail: bytes, height: int, width: int, tile_px: int) -> bytes:
     """A thumbnail with the tiles of its picture, as JPEG."""
     small = decode_image(thumbnail, bytes_max=len(thumbnail), pixels_max=THUMBNAIL_PX * THUMBNAIL_PX).pixels
-    # At any size of the network input: the grid is cut from the picture itself.
-    tiles = plan_tiles(height, width, 640, tile_px).tiles
-    return encode_jpeg(draw_tiles(small, tiles, height, width), longest_side_px=THUMBNAIL_PX)
+    grid = draw_tiles(small, cut_tiles(height, width, tile_px), height, width)
+    return encode_jpeg(grid, longest_side_px=THUMBNAIL_PX)
 
 
 def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -> None:

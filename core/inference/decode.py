@@ -35,7 +35,7 @@ def decode(
 
     `shape` is where the image lies in the network input. Raises `InferenceError` for a task that has no detections.
     """
-    if facts.task not in _DECODERS:
+    if facts.task not in TASKS:
         raise InferenceError(f"A model for {facts.task} finds no objects: choose another model. Nothing was taken.")
     if facts.end2end:
         # Best first, of all that the head ranked.
@@ -137,3 +137,4 @@ _DECODERS = {
     "pose": _decode_keypoints,
     "obb": _decode_oriented,
 }
+TASKS = frozenset(_DECODERS)

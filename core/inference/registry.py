@@ -331,9 +331,10 @@ class Registry:
         Raises `ModelNotReadyError` when the network does not give them.
         """
         model = self.get(name)
-        if self.state(name) is ModelState.READY:
+        state = self.state(name)
+        if state is ModelState.READY:
             return self.now(name)
-        if self.state(name) is not ModelState.FETCHABLE:
+        if state is not ModelState.FETCHABLE:
             raise ModelNotReadyError(f"Fetching is switched off: put {model.file} into {self.weights_dir}.", model=name)
         from ultralytics.utils.downloads import attempt_download_asset
 

@@ -7,11 +7,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from core.errors import EngineBusyError, EngineStoppedError
+from core.errors import EngineBusyError, EngineStoppedError, InferenceError
 from core.geometry import NetworkInput
 from core.inference.detections import Detections
 from core.inference.images import Pixels
@@ -80,6 +81,18 @@ class Request:
     def bucket(self) -> Bucket:
         """What it may share a batch with."""
         return Bucket(self.version.sha256, self.shape.height, self.shape.width)
+
+
+def wait_for(future: Future[Inference], deadline: float) -> Inference:
+    """The answer to a request, waited for until `deadline` of `time.monotonic`.
+
+    Raises `InferenceError` when time is over, and what the future raises.
+    """
+    try:
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+    except FutureTimeoutError:
+        future.cancel()
+        raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
 
 
 class Scheduler:

@@ -16,7 +16,7 @@ from core.errors import WeightsFolderError
 try:
     import fcntl
 except ImportError:  # Windows: there the threads of one process take turns, and processes do not
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module is typed as itself, never as nothing
 
 log = logging.getLogger("visionmeter")
 

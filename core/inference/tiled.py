@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from core.errors import InferenceError
 from core.inference.detections import Detections
 from core.inference.images import Pixels
-from core.inference.scheduler import Inference
+from core.inference.scheduler import Inference, wait_for
 from core.tiles import Tile, TilePlan
 
 # Of one image in the engine's queue: other customers find a place there.
@@ -63,7 +62,7 @@ def infer_tiled(submit: Submit, pixels: Pixels, plan: TilePlan, *, deadline: flo
             tile, future = under_way.popleft()
             part: Inference | None = None
             try:
-                part = _wait(future, deadline)
+                part = wait_for(future, deadline)
             except InferenceError:
                 if tile is whole_tile or time.monotonic() >= deadline:
                     raise
@@ -120,17 +119,9 @@ def _cut(pixels: Pixels, tile: Tile) -> Pixels:
     return pixels[tile.y1 : tile.y2, tile.x1 : tile.x2]
 
 
-def _wait(future: Future[Inference], deadline: float) -> Inference:
-    try:
-        return future.result(timeout=max(0.0, deadline - time.monotonic()))
-    except FutureTimeoutError:
-        future.cancel()
-        raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
-
-
 def _try_again(submit: Submit, part: Pixels, deadline: float) -> Inference | None:
     try:
-        return _wait(submit(part), deadline)
+        return wait_for(submit(part), deadline)
     except InferenceError:
         if time.monotonic() >= deadline:
             raise  # not the tile's fault: the next attempt may have more time

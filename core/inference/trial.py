@@ -19,10 +19,6 @@ TRIAL_TIMEOUT_S = 180.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-# What the engine makes detections of (`core.inference.decode`).
-SERVED_TASKS = ("detect", "segment", "pose", "obb")
-
-
 class Tried(NamedTuple):
     """What weights that run are for, and the names of their classes."""
 
@@ -56,13 +52,14 @@ def _try_here(path: Path, sha256: str, task: str) -> Tried:
     import torch
 
     from core.inference.backends.torch_network import open_torch
+    from core.inference.decode import TASKS
     from core.inference.pipeline import grey_picture, to_batch
 
     network = open_torch(path, sha256, device=torch.device("cpu"), cores=1)
     found = network.facts.task
     if task:
         require_task(path, found, task)
-    elif found not in SERVED_TASKS:
+    elif found not in TASKS:
         raise WeightsRefusedError(f"{path.name} holds a network for the task {found}, which is not served here.")
     outputs = network.forward(to_batch([grey_picture()]))
     if not all(np.isfinite(output).all() for output in outputs):

@@ -23,7 +23,7 @@ from core.pricing.discounts import (
     read_discounts,
     write_discounts,
 )
-from core.pricing.formula import NO_DISCOUNT, charge_tokens, exact_tokens_of
+from core.pricing.formula import NO_DISCOUNT, charge_tokens, exact_tokens
 from core.pricing.receipts import compute_receipt
 from core.pricing.refund_rules import LateRule, read_late_rules, write_late_rules
 from core.pricing.tables import PriceBook, Quote, Rate, Receipt
@@ -93,7 +93,7 @@ class Prices:
     ) -> tuple[TilePlan, int]:
         """What runs for an image (sides in pixels) and its price in milli-tokens."""
         plan = plan_tiles(image_height, image_width, img_size, tile_px)
-        exact = exact_tokens_of(plan.pixels(), alpha=self.alpha, beta=self.beta(model))
+        exact = exact_tokens(plan.pixels(), alpha=self.alpha, beta=self.beta(model))
         return plan, to_millitokens(charge_tokens(exact, discount_percent=NO_DISCOUNT, minimum=self.minimum))
 
     def price_batch(
@@ -112,7 +112,7 @@ class Prices:
         """
         beta = self.beta(model)
         plans = [plan_tiles(height, width, img_size, tile_px) for height, width in shapes]
-        exact = [exact_tokens_of(plan.pixels(), alpha=self.alpha, beta=beta) for plan in plans]
+        exact = [exact_tokens(plan.pixels(), alpha=self.alpha, beta=beta) for plan in plans]
         paid = price_charged(
             [tokens for tokens, pays in zip(exact, charged, strict=True) if pays], self.discounts, minimum=self.minimum
         )
@@ -168,6 +168,12 @@ def adopt_book(session: Session, prices: Prices, *, note: str = "") -> None:
     session.flush()
 
 
+def published_beside(prices: Prices) -> Prices:
+    """The published list; what it does not know, an operator's own models, has the rates of `prices`."""
+    published = read_book()
+    return replace(published, betas={**prices.betas, **published.betas})
+
+
 def adopt_published(session: Session) -> None:
     """Put a new published list in force, as an upgrade brings it.
 
@@ -177,7 +183,7 @@ def adopt_published(session: Session) -> None:
     if session.get(PriceBook, published.version) is not None:
         return
     if session.exec(select(PriceBook.version).limit(1)).first() is not None:
-        published = replace(published, betas={**current_prices(session).betas, **published.betas})
+        published = published_beside(current_prices(session))
     adopt_book(session, published, note="The published list price.")
 
 

@@ -18,20 +18,11 @@ NO_DISCOUNT = Decimal(0)
 _EXACT = Context(prec=250, traps=[Inexact])
 
 
-def exact_tokens(height_px: int, width_px: int, *, alpha: Decimal, beta: Decimal) -> Decimal:
+def exact_tokens(pixels: int, *, alpha: Decimal, beta: Decimal) -> Decimal:
     """The unrounded price of one image in tokens, every digit of it.
 
-    `height_px` and `width_px` are those of the network input. Raises `ValueError` for a side < 1 or a rate ≤ 0.
-    """
-    if height_px < 1 or width_px < 1:
-        raise ValueError("a network input has at least one pixel")
-    return exact_tokens_of(height_px * width_px, alpha=alpha, beta=beta)
-
-
-def exact_tokens_of(pixels: int, *, alpha: Decimal, beta: Decimal) -> Decimal:
-    """The same for so many pixels, those of all network inputs of one image together (`core.tiles`).
-
-    Raises `ValueError` for a number < 1 or a rate ≤ 0.
+    `pixels` are those of all its network inputs together (`core.tiles`). Raises `ValueError` for a number < 1 or a rate
+    ≤ 0.
     """
     if pixels < 1:
         raise ValueError("a network input has at least one pixel")
@@ -74,5 +65,7 @@ def calculate_tokens(
     `height_px` and `width_px` are those of the network input. Raises `ValueError` for a side < 1, a rate ≤ 0 or a
     discount outside 0 ≤ percent < 100.
     """
-    exact = exact_tokens(height_px, width_px, alpha=alpha, beta=beta)
+    if height_px < 1 or width_px < 1:
+        raise ValueError("a network input has at least one pixel")
+    exact = exact_tokens(height_px * width_px, alpha=alpha, beta=beta)
     return charge_tokens(exact, discount_percent=discount_percent, minimum=minimum)

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from core.errors import ReceiptNotFoundError
 from core.money import from_millitokens, round_tokens
-from core.pricing.formula import charge_tokens, discount_tokens, exact_tokens_of
+from core.pricing.formula import charge_tokens, discount_tokens, exact_tokens
 from core.pricing.tables import Receipt
 from core.tiles import TilePlan, plan_tiles
 
@@ -118,7 +118,7 @@ def compute_receipt(receipt: Receipt) -> Computation:
     """
     plan = plan_tiles(receipt.image_height, receipt.image_width, receipt.img_size, receipt.tile_px)
     pixels = plan.pixels(tiles_failed=receipt.tiles_failed)
-    exact = exact_tokens_of(pixels, alpha=receipt.alpha, beta=receipt.beta)
+    exact = exact_tokens(pixels, alpha=receipt.alpha, beta=receipt.beta)
     discounted = discount_tokens(exact, receipt.discount_percent)
     unit = charge_tokens(exact, discount_percent=receipt.discount_percent, minimum=receipt.minimum)
     return Computation(

@@ -92,6 +92,7 @@ class Receipt(SQLModel, table=True):
 
     __table_args__ = (
         CheckConstraint("floor_mt >= 0", name="receipt_floor_not_negative"),
+        CheckConstraint("tiles >= 0", name="receipt_tiles"),
         CheckConstraint("tiles_failed >= 0 AND tiles_failed <= tiles", name="receipt_tiles_failed"),
         CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
         # With all that a search looks at, so that it passes over the receipts themselves.

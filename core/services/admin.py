@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from core.errors import VisionMeterError
 from core.identity.audit_log import record_event
 from core.identity.tables import User
-from core.inference.registry import Model, ModelState, ModelVersion
+from core.inference.registry import Model, ModelState, ModelVersion, Registry
 from core.ledger.spending import Spending, get_spending
 from core.ledger.tables import Account
 from core.pricing.book import Prices
@@ -108,20 +108,20 @@ def list_price_versions(app: Application, operator: User) -> list[PriceVersion]:
 
 def list_models(app: Application) -> list[ModelView]:
     """Every model that is offered and whether it can run here."""
-    views = []
-    for model in app.registry.models():
-        if app.registry.is_retired(model.name):
-            continue
-        state = app.registry.state(model.name)
-        version: ModelVersion | None = None
-        problem: VisionMeterError | None = None
-        if state is ModelState.READY:
-            try:
-                version = app.registry.resolve(model.name)
-            except VisionMeterError as error:
-                state, problem = ModelState.MISSING, error
-        views.append(ModelView(model, state, version, problem))
-    return views
+    registry = app.registry
+    offered = [model for model in registry.models() if not registry.is_retired(model.name)]
+    return [view_model(registry, model, registry.resolve) for model in offered]
+
+
+def view_model(registry: Registry, model: Model, find: Callable[[str], ModelVersion]) -> ModelView:
+    """A model, whether it can run here, and the version that `find` gives for its name."""
+    state = registry.state(model.name)
+    if state is ModelState.READY:
+        try:
+            return ModelView(model, state, find(model.name), None)
+        except VisionMeterError as error:
+            return ModelView(model, ModelState.MISSING, None, error)
+    return ModelView(model, state, None, None)
 
 
 def fetch_model(app: Application, operator: User, name: str) -> ModelVersion:

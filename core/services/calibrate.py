@@ -122,7 +122,7 @@ def adopt(
                 f"The price list {in_force.version} came into force meanwhile: calibrate again. Nothing was changed."
             )
         # Before the commit: a list in force leads to its table.
-        _keep(measurement.table(), path)
+        write_whole(measurement.table(), path)
         adopt_book(session, proposed, note=f"{note.strip()} {sentence}".strip())
         record_event(
             session,
@@ -139,10 +139,11 @@ def adopt(
     return proposed, path
 
 
-def _keep(table: str, path: Path) -> None:
+def write_whole(text: str, path: Path) -> None:
+    """A file that is whole whenever somebody reads it. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(table, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from core.inference.calibration import REFERENCE_SIDE_PX, Cell, Clock, times_of
 from core.inference.cost_fit import Line, ModelCost, fit_line, fit_models
-from core.pricing.book import Prices, read_book
+from core.pricing.book import Prices, published_beside
 from core.pricing.formula import REFERENCE_PIXELS, calculate_tokens
 
 FORMAT = "visionmeter-calibration/1"
@@ -186,16 +186,13 @@ class Calibration:
 
 def compare(measurement: Measurement, prices: Prices) -> Calibration:
     """The fits, and the lists in force, published and proposed beside a measurement. Raises `NoRateError`."""
-    # An operator's own models stand in no published list: there they have the rate that they have now.
-    published = read_book()
-    published = replace(published, betas={**prices.betas, **published.betas})
     ms, megapixels = times_of(measurement.cells, measurement.clock)
     return Calibration(
         measurement=measurement,
         costs=fit_models(ms, megapixels, reference=measurement.reference, seed=measurement.seed),
         by_gflops=_fit_gflops(measurement),
         in_force=compare_prices(measurement, prices),
-        published=compare_prices(measurement, published),
+        published=compare_prices(measurement, published_beside(prices)),
         proposed=compare_prices(measurement, propose(measurement, prices)),
     )
 

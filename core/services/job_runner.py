@@ -121,7 +121,7 @@ class JobRunner:
                 with self._app.db.read() as session:
                     busy = bool(jobs.running_jobs(session, self.name)) or jobs.has_queued_jobs(session)
                 # With every thread stuck nothing is promised any more: all leases run out, and the sweep gives back.
-                if busy and len(self._stuck()) < settings.runner_threads:
+                if busy and len(_too_long(self._in_hand)) < settings.runner_threads:
                     with self._app.db.write() as session:
                         # Also here: with every thread busy, a new job would otherwise outlive its lease unheard.
                         jobs.adopt_queued_jobs(session, self.name, lease_s=settings.hold_lease_s)
@@ -140,10 +140,6 @@ class JobRunner:
                         remove_at = time.monotonic()
             except Exception:
                 log.exception("the keeper goes on after an error")
-
-    def _stuck(self) -> set[str]:
-        """The images that the threads for everybody have in hand for too long: a disk that hangs, say."""
-        return _too_long(self._in_hand)
 
     def _give_back_lost(self) -> None:
         """End what was begun and is in nobody's hand, or stuck in one: its outcome could not be stored, or never comes.
@@ -164,6 +160,7 @@ class JobRunner:
 
 
 def _too_long(in_hand: Mapping[str, datetime]) -> set[str]:
+    """The images that are in hand for longer than they may be: a disk that hangs, say."""
     now = utcnow()
     return {image_id for image_id, until in list(in_hand.items()) if until < now}
 

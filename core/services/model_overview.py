@@ -16,6 +16,8 @@ from core.inference.calibration import Cell
 from core.inference.canaries import Canary
 from core.inference.registry import Model, ModelState, ModelVersion, Registry
 from core.pricing.book import Prices, current_prices
+from core.services.admin import view_model
+from core.services.calibrate import write_whole
 from core.services.calibration_report import Calibration, Measurement, compare_prices
 
 log = logging.getLogger("visionmeter")
@@ -68,21 +70,16 @@ def list_overview(db: Database, registry: Registry, data_dir: Path) -> Overview:
     margins = read_margins(data_dir, prices)
     lines = []
     for model in registry.models():
-        state, version, problem = registry.state(model.name), None, None
-        if state is ModelState.READY:
-            try:
-                version = registry.now(model.name)
-            except VisionMeterError as error:
-                state, problem = ModelState.MISSING, error
+        view = view_model(registry, model, registry.now)
         lines.append(
             ModelLine(
                 model=model,
-                state=state,
+                state=view.state,
                 is_own=registry.is_own(model.name),
                 is_retired=registry.is_retired(model.name),
                 canary=registry.canaries.running(model.name),
-                version=version,
-                problem=problem,
+                version=view.version,
+                problem=view.problem,
                 beta=prices.betas.get(model.name),
                 margin=margins.models.get(model.name) if margins is not None else None,
             )
@@ -92,11 +89,7 @@ def list_overview(db: Database, registry: Registry, data_dir: Path) -> Overview:
 
 def keep_report(calibration: Calibration, data_dir: Path) -> None:
     """Keep a calibration as the last one. Raises `OSError`."""
-    path = _report_path(data_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(calibration.document()) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(json.dumps(calibration.document()) + "\n", _report_path(data_dir))
 
 
 def read_margins(data_dir: Path, prices: Prices) -> Margins | None:

@@ -31,6 +31,7 @@ def list_zip(app: Application, data: bytes) -> list[str]:
             # Of two of one name the last one is read: it stands here once.
             names = list(dict.fromkeys(entry.filename for entry in archive.infolist() if _is_meant(entry)))
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        # What `zipfile` raises for a damaged directory, one out of bounds, and one in many parts.
         raise ArchiveRefusedError(
             "This ZIP cannot be read: pack it anew, or choose the pictures themselves."
         ) from error
@@ -53,6 +54,7 @@ def read_zip(app: Application, data: bytes, name: str) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(name) as file:
             return file.read(app.settings.image_bytes_max + 1)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError, KeyError) as error:
+        # Damaged in as many ways; RuntimeError is a password, NotImplementedError an unknown method.
         raise ArchiveRefusedError(
             "This file of the ZIP cannot be read (it is broken, or has a password): choose the picture itself."
         ) from error

@@ -107,7 +107,7 @@ def make_charge_key(image: PreparedImage, version: ModelVersion, img_size: int, 
     """What makes two pieces of work the same: pixels, weights, and the parameters that change detections."""
     work = f"{image.image_sha256}|{version.version}|img_size={img_size}"
     # A picture no larger than a tile has none, so it is the same work as without.
-    if tile_px is not None and count_tiles(image.height, image.width, tile_px):
+    if count_tiles(image.height, image.width, tile_px):
         work += f"|tile_px={tile_px}"
     return hashlib.sha256(work.encode()).hexdigest()
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from core.identity.callers import Caller
+from core.inference.detections import Detections
 from core.inference.draw import draw_detections
 from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
-from core.inference.images import decode_image, encode_jpeg, encode_png
+from core.inference.images import count_pixels, decode_image, encode_jpeg, encode_png
 from core.inference.pixel_gate import IN_FLIGHT
 from core.services.application import Application
 
@@ -82,14 +83,20 @@ def zip_drawn(app: Application, user: Caller, pictures: Sequence[Picture]) -> by
 
 
 def _draw(app: Application, user: Caller, picture: Picture, *, as_png: bool) -> bytes | None:
-    limits, image = app.settings, picture.labelled
     try:
         data = app.blobs.get(user.account_id, picture.file_sha256)
     except OSError:
         return None
-    with IN_FLIGHT.pass_through(3 * image.height * image.width):
+    return draw_found(app, data, picture.labelled.detections, as_png=as_png)
+
+
+def draw_found(app: Application, data: bytes, found: Detections, *, as_png: bool = True) -> bytes:
+    """A picture with what was found drawn on it, as PNG, or as JPEG of its size."""
+    limits = app.settings
+    # Three times: as it is, with boxes, and as PNG, which for noise is no smaller.
+    with IN_FLIGHT.pass_through(3 * count_pixels(data)):
         decoded = decode_image(data, bytes_max=limits.image_bytes_max, pixels_max=limits.image_pixels_max)
-        drawn = draw_detections(decoded.pixels, image.detections)
+        drawn = draw_detections(decoded.pixels, found)
         return encode_png(drawn) if as_png else encode_jpeg(drawn, longest_side_px=max(drawn.shape[:2]))
 
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -19,7 +18,7 @@ from core.errors import EngineBusyError, HoldEndedError, InferenceError, VisionM
 from core.group_commit import GroupCommitError
 from core.inference.images import DecodedImage, Pixels, decode_image
 from core.inference.pixel_gate import IN_JOBS
-from core.inference.scheduler import Inference, Priority
+from core.inference.scheduler import Inference, Priority, wait_for
 from core.inference.tiled import infer_tiled
 from core.jobs import jobs
 from core.jobs.results import get_result
@@ -38,7 +37,7 @@ from core.services.application import Application
 from core.services.metered_detection import detect_params
 from core.services.mirror import publish_balance
 from core.services.stages import Stages
-from core.tiles import TilePlan, count_tiles, plan_tiles
+from core.tiles import count_tiles, plan_tiles
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 
@@ -125,7 +124,7 @@ def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | 
 
 def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, stages: Stages) -> Inference:
     version = app.registry.find_version(job.model, job.model_version)
-    plan = _plan_of(job, decoded.height, decoded.width)
+    plan = plan_tiles(decoded.height, decoded.width, job.img_size, job.tile_px)
     deadline = time.monotonic() + time_limit_s(app, job, image)
 
     def submit(part: Pixels) -> Future[Inference]:
@@ -147,12 +146,7 @@ def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, sta
     if plan.tiles:
         inference = infer_tiled(submit, decoded.pixels, plan, deadline=deadline)
     else:
-        future = submit(decoded.pixels)
-        try:
-            inference = future.result(timeout=max(0.0, deadline - time.monotonic()))
-        except FutureTimeoutError:
-            future.cancel()
-            raise InferenceError("The model took too long on this image. Nothing was taken: try again.") from None
+        inference = wait_for(submit(decoded.pixels), deadline)
     stages.add("wait", inference.wait_ms)
     stages.add("model", inference.model_ms)
     return inference
@@ -160,7 +154,7 @@ def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, sta
 
 def time_limit_s(app: Application, job: Job, image: JobImage) -> float:
     """How many seconds an image may take in the engine; in tiles it may take longer."""
-    tiles = 0 if job.tile_px is None else count_tiles(image.height, image.width, job.tile_px)
+    tiles = count_tiles(image.height, image.width, job.tile_px)
     one_s = app.settings.image_timeout_s
     return max(one_s, min(TILED_TIMEOUT_S_MAX, one_s * (1 + TILE_TIMEOUT_SHARE * tiles)))
 
@@ -168,10 +162,6 @@ def time_limit_s(app: Application, job: Job, image: JobImage) -> float:
 def in_hand_until(app: Application, job: Job, image: JobImage) -> datetime:
     """After which an image that was begun now is stuck: longer than the engine may take and a lease lasts."""
     return utcnow() + timedelta(seconds=time_limit_s(app, job, image) + app.settings.hold_lease_s)
-
-
-def _plan_of(job: Job, height: int, width: int) -> TilePlan:
-    return plan_tiles(height, width, job.img_size, job.tile_px)
 
 
 def _decode(app: Application, job: Job, image: JobImage) -> DecodedImage:

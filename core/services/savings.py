@@ -51,20 +51,39 @@ SMART_CAMPUS = Workload(50, (Hours(13, 100), Hours(11, 3)), 1080, 1920, "yolov8s
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A month of `DAYS_A_MONTH` days. `metered` and `flat` in the currency; `saving_percent` < 0: flat is cheaper.
+    """`images_day` pictures a day at `price_mt` milli-tokens each, beside `flat` a month, for `DAYS_A_MONTH` days.
 
-    `break_even_images_day` is the most pictures a day that cost no more here than the flat price.
+    `flat` and `price_per_token` are in the currency. Raises `ValueError` for a price ≤ 0, or a negative number of
+    pictures.
     """
 
     images_day: int
     price_mt: Decimal
-    metered: Decimal
+    price_per_token: Decimal
     flat: Decimal
-    break_even_images_day: int
+
+    def __post_init__(self) -> None:
+        if self.images_day < 0 or self.price_mt <= 0 or self.price_per_token <= 0 or self.flat <= 0:
+            raise ValueError("a comparison needs prices above zero")
+
+    @property
+    def daily_image(self) -> Decimal:
+        """What one picture a day comes to in a month, in the currency."""
+        return DAYS_A_MONTH * self.price_mt / 1000 * self.price_per_token
+
+    @property
+    def metered(self) -> Decimal:
+        """What the month costs here, in the currency."""
+        return self.images_day * self.daily_image
+
+    @property
+    def break_even_images_day(self) -> int:
+        """The most pictures a day that cost no more here than the flat price."""
+        return int((self.flat / self.daily_image).to_integral_value(rounding=ROUND_DOWN))
 
     @property
     def saving_percent(self) -> Decimal:
-        """How much less the month costs here, in percent of the flat price."""
+        """How much less the month costs here, in percent of the flat price; below 0 the flat price is cheaper."""
         return (self.flat - self.metered) / self.flat * 100
 
 
@@ -81,25 +100,8 @@ class OwnUsage:
 
 def price_workload(prices: Prices, workload: Workload) -> Decimal:
     """What one picture of a workload costs, in milli-tokens. Raises `NoRateError`."""
-    _plan, price_mt = prices.price_image(workload.image_height, workload.image_width, workload.img_size, workload.model)
-    return Decimal(price_mt)
-
-
-def compare(images_day: int, price_mt: Decimal, *, price_per_token: Decimal, flat: Decimal) -> Comparison:
-    """So many pictures a day at `price_mt` milli-tokens each, and a flat price a month.
-
-    Raises `ValueError` for a price or a flat price ≤ 0, or a negative number of pictures.
-    """
-    if images_day < 0 or price_mt <= 0 or price_per_token <= 0 or flat <= 0:
-        raise ValueError("a comparison needs prices above zero")
-    month = DAYS_A_MONTH * price_mt / 1000 * price_per_token
-    return Comparison(
-        images_day=images_day,
-        price_mt=price_mt,
-        metered=images_day * month,
-        flat=flat,
-        break_even_images_day=int((flat / month).to_integral_value(rounding=ROUND_DOWN)),
-    )
+    size = workload.image_height, workload.image_width, workload.img_size
+    return Decimal(prices.price_image(*size, workload.model)[1])
 
 
 def find_own_usage(app: Application, user: Caller, *, now: datetime | None = None) -> OwnUsage | None:

@@ -27,7 +27,7 @@ def waiting_for_tiles(
     Raises `InvalidTileSizeError`, and `EngineBusyError` when it waits for as many pictures in tiles as it may.
     """
     require_tiles([image], model, tile_px)
-    tiles = 0 if tile_px is None else count_tiles(image.height, image.width, tile_px)
+    tiles = count_tiles(image.height, image.width, tile_px)
     if tiles > TILES_WAITED_MAX:
         raise InvalidTileSizeError(
             f"This picture has {tiles:,} tiles of {tile_px} pixels, and at most {TILES_WAITED_MAX} are waited for: "

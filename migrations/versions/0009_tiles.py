@@ -13,7 +13,7 @@ COUNTS = (
     ('receipt', 'tiles INTEGER NOT NULL DEFAULT 0 CONSTRAINT receipt_tiles CHECK (tiles >= 0)'),
     (
         'receipt',
-        'tiles_failed INTEGER NOT NULL DEFAULT 0 CONSTRAINT receipt_tiles_failed CHECK (tiles_failed >= 0)',
+        'tiles_failed INTEGER NOT NULL DEFAULT 0 CONSTRAINT receipt_tiles_failed CHECK (tiles_failed >= 0 AND tiles_failed <= tiles)',
     ),
     ('result', 'tiles_failed INTEGER NOT NULL DEFAULT 0'),
     (

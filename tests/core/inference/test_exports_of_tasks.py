@@ -99,7 +99,7 @@ def test_yolo_segments(labelled: dict[str, Labelled], tmp_path: Path) -> None:
     assert image.detections.masks is not None
     assert len(found) == len(segments) == len(image.detections)
     assert found[:, 0].astype(int).tolist() == image.detections.class_id.tolist()
-    largest = max(range(len(segments)), key=lambda index: image.detections.masks[index].area_px)  # type: ignore[index]
+    largest = max(range(len(segments)), key=lambda index: image.detections.masks[index].area_px)  # type: ignore[index]  # it has masks
     mask = image.detections.masks[largest].decode()
     outline = segments[largest] * (image.width, image.height)
     filled = polygon2mask((image.height, image.width), [outline.reshape(-1)])

@@ -21,7 +21,7 @@ PRICE_PER_TOKEN = Decimal("0.01")
 def month_of(workload: Workload, flat: Decimal = FLAT_MONTH) -> Comparison:
     """A workload's month under the published prices."""
     price_mt = savings.price_workload(read_book(), workload)
-    return savings.compare(workload.images_day, price_mt, price_per_token=PRICE_PER_TOKEN, flat=flat)
+    return Comparison(workload.images_day, price_mt, price_per_token=PRICE_PER_TOKEN, flat=flat)
 
 
 def test_the_pcb_factory() -> None:
@@ -44,7 +44,7 @@ def test_break_even_is_the_last_number_of_pictures_that_is_not_dearer(workload: 
     month = month_of(workload)
 
     def at(images_day: int) -> Comparison:
-        return savings.compare(images_day, month.price_mt, price_per_token=PRICE_PER_TOKEN, flat=FLAT_MONTH)
+        return Comparison(images_day, month.price_mt, price_per_token=PRICE_PER_TOKEN, flat=FLAT_MONTH)
 
     assert at(month.break_even_images_day).saving_percent >= 0
     assert at(month.break_even_images_day + 1).saving_percent < 0
@@ -56,7 +56,7 @@ def test_break_even_is_the_last_number_of_pictures_that_is_not_dearer(workload: 
 def test_no_price_is_no_comparison(images: int, price_mt: int, per_token: int, flat: int) -> None:
     """Nothing is compared with nothing."""
     with pytest.raises(ValueError, match="above zero"):
-        savings.compare(images, Decimal(price_mt), price_per_token=Decimal(per_token), flat=Decimal(flat))
+        Comparison(images, Decimal(price_mt), price_per_token=Decimal(per_token), flat=Decimal(flat))
 
 
 def test_own_usage(
