@@ -51,8 +51,8 @@ class Passes:
     def run(self, replica: Replica, requests: list[Request], forward: Forward) -> Iterator[Outcome]:
         """Every request with its outcome. One that breaks a batch is found by halving it: the others succeed.
 
-        Where not even a grey image passes any more, it is the replica that is broken (a device that was lost, say): it
-        is loaded anew, and the image gets one more chance.
+        An image that fails alone gets one more chance: on the same replica where a grey image passes, as what failed may
+        be over; on one that is loaded anew where not even a grey image passes (a device that was lost, say).
         """
         started = time.perf_counter()
         outputs, error = _try(replica, [request.padded for request in requests], forward)
@@ -74,18 +74,20 @@ class Passes:
             yield from self.run(replica, requests[:half], forward)
             yield from self.run(replica, requests[half:], forward)
             return
-        if is_out_of_memory(error) or not _is_broken(replica, forward):
-            log.warning("a forward pass failed on one image", exc_info=error)
+        if is_out_of_memory(error):
+            log.warning("one image alone does not fit into memory", exc_info=error)
             yield Outcome(requests[0], error, 0.0, 1)
             return
-        log.warning("a replica of %s is broken: it is loaded anew", replica.version.model.name, exc_info=error)
-        self._replicas.discard(replica)
+        if _is_broken(replica, forward):
+            log.warning("a replica of %s is broken: it is loaded anew", replica.version.model.name, exc_info=error)
+            self._replicas.discard(replica)
         started = time.perf_counter()
         try:
             with self._replicas.use(replica.version) as fresh:
                 outputs = forward(fresh, [requests[0].padded])
         except Exception as second:
-            # The weights that do not load, the device that is still gone: each is the end for this image.
+            # An image that is to blame, weights that do not load, a device that is still gone: the end for this image.
+            log.warning("a forward pass failed on one image", exc_info=second)
             outcome = Outcome(requests[0], second, 0.0, 1)
         else:
             outcome = Outcome(requests[0], [output[0] for output in outputs], (time.perf_counter() - started) * 1000, 1)

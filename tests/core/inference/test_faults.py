@@ -173,6 +173,25 @@ def test_a_lost_device_is_opened_anew(version: ModelVersion, replica: Replica, b
         assert len(bench.doors) >= 2
 
 
+def test_a_failure_that_is_over_costs_nobody_his_image(
+    version: ModelVersion, replica: Replica, bus: DecodedImage
+) -> None:
+    """A pass fails once, and grey passes after it (another stream has opened the device anew): the image is answered."""
+    with running(replica) as (engine, bench):
+        failures: list[int] = []
+
+        def once(batch: NDArray[np.float32]) -> None:
+            if not failures:
+                failures.append(len(batch))
+                raise RuntimeError("CUDA error: launch failed")
+
+        engine.warm(version)
+        bench.faults.append(once)
+        assert_alone(replica, bus.pixels, submit(engine, version, bus.pixels).result(60).detections)
+        assert failures == [1]
+        assert len(bench.doors) == 1
+
+
 def test_a_device_that_stays_lost_fails_each_image(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:
     """Every image ends in an error, none waits for ever, and the engine serves again when the device is back."""
     with running(replica) as (engine, bench):
