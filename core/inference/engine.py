@@ -54,8 +54,12 @@ def choose_device(wanted: str) -> torch.device:
 
 @dataclass(slots=True)
 class _Stream:
-    """A thread that computes. `batch` is in its hands since `busy_since` (`time.monotonic`), while a pass runs."""
+    """A thread that computes. `batch` is in its hands since `busy_since` (`time.monotonic`), while a pass runs.
 
+    The `express` one takes VIPs alone.
+    """
+
+    express: bool = False
     thread: threading.Thread | None = None
     batch: list[Request] | None = None
     busy_since: float | None = None
@@ -66,7 +70,8 @@ class Engine:
     """Runs images through models on one device. Thread-safe; `start` it once.
 
     `load` opens the network of a version (`core.inference.backends.choose`). On a CPU there are as many streams as
-    cores and each image is a batch of its own; elsewhere there is one stream, which takes up to `batch_size_max` images
+    cores and each image is a batch of its own, and where that is more than one, an express stream beside them, so that
+    a VIP's image waits for no forward at all. Elsewhere there is one stream, which takes up to `batch_size_max` images
     of one shape at a time and waits up to `batch_wait_ms_max` milliseconds for them.
     """
 
@@ -124,12 +129,14 @@ class Engine:
     @property
     def is_stuck(self) -> bool:
         """Whether every stream was given up: nothing is served until the process is started again."""
-        return bool(self._streams_lost) and not self._streams
+        return bool(self._streams_lost) and all(stream.express for stream in self._streams)
 
     def start(self) -> None:
         """Start the threads."""
         for _ in range(self._streams_count):
             self._start_stream()
+        if self._streams_count > 1:
+            self._start_stream(express=True)
         self._watcher.start()
 
     def warm(self, version: ModelVersion) -> None:
@@ -188,15 +195,15 @@ class Engine:
 
     # The streams ------------------------------------------------------------------------------------
 
-    def _start_stream(self) -> None:
-        stream = _Stream()
+    def _start_stream(self, *, express: bool = False) -> None:
+        stream = _Stream(express)
         stream.thread = threading.Thread(target=self._work, args=(stream,), name="engine-stream", daemon=True)
         self._streams.append(stream)
         stream.thread.start()
 
     def _work(self, stream: _Stream) -> None:
         while not stream.lost:
-            batch = self._scheduler.take(self._passes.batch_max, wait_s=self._batch_wait_s)
+            batch = self._scheduler.take(self._passes.batch_max, wait_s=self._batch_wait_s, express=stream.express)
             if not batch:
                 return
             try:
@@ -253,7 +260,7 @@ class Engine:
         for request in batch:
             fail(request, InferenceError("The model took too long on this image. Nothing was taken: try again."))
         if len(self._streams_lost) <= self._streams_lost_max:
-            self._start_stream()
+            self._start_stream(express=stream.express)
         else:
             log.critical("no stream takes the place of the lost one: restart the service")
 

@@ -51,8 +51,8 @@ class Passes:
     def run(self, replica: Replica, requests: list[Request], forward: Forward) -> Iterator[Outcome]:
         """Every request with its outcome. One that breaks a batch is found by halving it: the others succeed.
 
-        An image that fails alone gets one more chance: on the same replica where a grey image passes, as what failed may
-        be over; on one that is loaded anew where not even a grey image passes (a device that was lost, say).
+        An image that fails alone gets one more chance: on the same replica where a grey image passes, as what failed
+        may be over; on one that is loaded anew where not even a grey image passes (a device that was lost, say).
         """
         started = time.perf_counter()
         outputs, error = _try(replica, [request.padded for request in requests], forward)

@@ -22,6 +22,9 @@ from core.inference.registry import ModelVersion
 # So many dispatches of VIPs in a row, then one of the others if any wait: a VIP's head waits for at most one forward,
 # and nobody waits for ever.
 VIP_RUN_MAX = 8
+# How long a VIP in the express stream keeps the others' batches back. Longer than a forward takes; a pass that hangs
+# must not hold everybody up.
+HOLD_BACK_S_MAX = 1.0
 
 
 class Priority(IntEnum):
@@ -106,6 +109,8 @@ class Scheduler:
         self._lanes: dict[Priority, OrderedDict[str, deque[Request]]] = {lane: OrderedDict() for lane in Priority}
         self._depth = 0
         self._vips_in_a_row = 0
+        # Of `time.monotonic`: until then a VIP computes in the express stream.
+        self._held_back_until = 0.0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -129,26 +134,36 @@ class Scheduler:
             self._depth += 1
             self._changed.notify_all()
 
-    def take(self, batch_max: Callable[[Bucket], int], *, wait_s: float = 0.0) -> list[Request]:
+    def take(self, batch_max: Callable[[Bucket], int], *, wait_s: float = 0.0, express: bool = False) -> list[Request]:
         """The next batch: its first request by lane and turn, the others of the same bucket by turn.
 
         Waits for the first one, and up to `wait_s` seconds from its arrival for others to share its batch. Requests
         that were cancelled meanwhile are left out. Empty once the queue is closed.
+
+        The `express` stream takes nothing but VIPs. Between its batch and its next call, or for `HOLD_BACK_S_MAX`, the
+        other streams take of the others only what is due to them (`VIP_RUN_MAX`): the VIP has the cores.
         """
+        lanes = (Priority.VIP,) if express else tuple(Priority)
         with self._changed:
-            while (first := self._next()) is None:
+            if express:
+                self._held_back_until = 0.0
+                self._changed.notify_all()
+            while (first := self._next(lanes)) is None:
                 if self._closed:
                     return []
-                self._changed.wait()
+                held_back_s = self._held_back_until - time.monotonic()
+                self._changed.wait(held_back_s if held_back_s > 0 else None)
+            if express:
+                self._held_back_until = time.monotonic() + HOLD_BACK_S_MAX
             batch = [first]
             room = batch_max(first.bucket)
-            self._fill(batch, room)
+            self._fill(batch, room, lanes)
             while len(batch) < room and not self._closed:
                 left_s = first.submitted_at + wait_s - time.perf_counter()
                 if left_s <= 0:
                     break
                 self._changed.wait(left_s)
-                self._fill(batch, room)
+                self._fill(batch, room, lanes)
             return batch
 
     def close(self) -> list[Request]:
@@ -162,8 +177,8 @@ class Scheduler:
             self._changed.notify_all()
         return left
 
-    def _next(self) -> Request | None:
-        while (lane := self._choose_lane()) is not None:
+    def _next(self, lanes: tuple[Priority, ...]) -> Request | None:
+        while (lane := self._choose_lane(lanes)) is not None:
             customer, queue = self._lanes[lane].popitem(last=False)
             request = queue.popleft()
             self._depth -= 1
@@ -174,16 +189,19 @@ class Scheduler:
                 return request
         return None
 
-    def _choose_lane(self) -> Priority | None:
+    def _choose_lane(self, lanes: tuple[Priority, ...]) -> Priority | None:
+        if lanes == (Priority.VIP,):
+            return Priority.VIP if self._lanes[Priority.VIP] else None
         vip, normal = self._lanes[Priority.VIP], self._lanes[Priority.NORMAL]
-        if vip and not (normal and self._vips_in_a_row >= VIP_RUN_MAX):
+        is_due = self._vips_in_a_row >= VIP_RUN_MAX
+        if vip and not (normal and is_due):
             return Priority.VIP
-        return Priority.NORMAL if normal else None
+        return Priority.NORMAL if normal and (is_due or time.monotonic() >= self._held_back_until) else None
 
-    def _fill(self, batch: list[Request], room: int) -> None:
+    def _fill(self, batch: list[Request], room: int, lanes: tuple[Priority, ...]) -> None:
         """Add requests of the same bucket, one a customer and round, VIPs first."""
         bucket = batch[0].bucket
-        for lane in self._lanes.values():
+        for lane in (self._lanes[priority] for priority in lanes):
             found = True
             while found and len(batch) < room:
                 found = False

@@ -63,6 +63,7 @@ class OpenVinoNetwork:
                 _warm(self._alone)
         self._mutex = threading.Lock()
         self._calls = 0
+        self._alone_busy = False
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -70,10 +71,11 @@ class OpenVinoNetwork:
         return self.facts.names
 
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
-        """See `Network.forward`. A call that finds no other gets all cores."""
+        """See `Network.forward`. A call that finds no other gets all cores; so does one that finds all streams busy."""
         with self._mutex:
-            alone = self._alone if self._calls == 0 else None
+            alone = self._alone if self._calls in (0, self.streams) and not self._alone_busy else None
             self._calls += 1
+            self._alone_busy |= alone is not None
         try:
             if alone is not None:
                 return _infer(alone, batch)
@@ -85,6 +87,8 @@ class OpenVinoNetwork:
         finally:
             with self._mutex:
                 self._calls -= 1
+                if alone is not None:
+                    self._alone_busy = False
 
     def close(self) -> None:
         """Give back its memory."""

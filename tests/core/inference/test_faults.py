@@ -28,7 +28,7 @@ from core.inference.images import DecodedImage, Pixels
 from core.inference.pipeline import DetectParams
 from core.inference.registry import ModelVersion
 from core.inference.replicas import Replica
-from core.inference.scheduler import Inference
+from core.inference.scheduler import Inference, Priority
 
 SEED = 20_261_126
 SIZE_PX = 96
@@ -176,7 +176,7 @@ def test_a_lost_device_is_opened_anew(version: ModelVersion, replica: Replica, b
 def test_a_failure_that_is_over_costs_nobody_his_image(
     version: ModelVersion, replica: Replica, bus: DecodedImage
 ) -> None:
-    """A pass fails once, and grey passes after it (another stream has opened the device anew): the image is answered."""
+    """A pass fails once, and grey passes after it (another stream opened the device anew): the image is answered."""
     with running(replica) as (engine, bench):
         failures: list[int] = []
 
@@ -243,6 +243,30 @@ def test_an_engine_without_streams_says_so(version: ModelVersion, replica: Repli
             assert engine.streams_lost > number
         assert engine.is_stuck
         released.set()
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="needs two cores: with one there is no express stream")
+def test_a_vip_waits_for_no_forward(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:
+    """Every stream is in the middle of a pass, and more wait: a VIP's image is answered before any of them ends."""
+    gate = threading.Event()
+
+    def slow_but_for_vips(batch: NDArray[np.float32]) -> None:
+        try:
+            breaks_on_poison(batch)
+        except RuntimeError:
+            return  # the VIP's picture
+        gate.wait(60)
+
+    with running(replica, batch_size_max=1) as (engine, bench):
+        engine.warm(version)
+        bench.faults.append(slow_but_for_vips)
+        busy = [submit(engine, version, pixels) for pixels in pictures(count_cores() + 4, bus)]
+        vip = engine.submit(poison(), version, DetectParams(SIZE_PX), customer="v", priority=Priority.VIP)
+        vip.result(30)
+        assert not any(future.done() for future in busy)
+        gate.set()
+        for future in busy:
+            future.result(60)
 
 
 def test_who_is_late_is_not_run(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:

@@ -116,6 +116,60 @@ def test_vips_do_not_shut_the_others_out() -> None:
     assert order.index("a") == VIP_RUN_MAX
 
 
+def test_the_express_stream_takes_vips_alone() -> None:
+    """It waits beside a full queue of others for a VIP, and others do not ride along with him."""
+    scheduler = Scheduler(100)
+    fill(scheduler, *(request("a") for _ in range(20)))
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(scheduler.take, lambda _bucket: 3, express=True)
+        time.sleep(0.05)
+        assert not taking.done()
+        fill(scheduler, request("v", priority=Priority.VIP))
+        assert [one.customer for one in taking.result(5)] == ["v"]
+
+
+def test_others_are_held_back_while_a_vip_has_the_express_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else starts until the express stream asks again; a VIP who comes meanwhile does."""
+    monkeypatch.setattr("core.inference.scheduler.HOLD_BACK_S_MAX", 60.0)
+    scheduler = Scheduler(100)
+    fill(scheduler, request("v", priority=Priority.VIP), request("a"), request("a"))
+    with ThreadPoolExecutor(3) as pool:
+        assert scheduler.take(alone, express=True)[0].customer == "v"
+        other = pool.submit(scheduler.take, alone)
+        time.sleep(0.05)
+        assert not other.done()
+        fill(scheduler, request("w", priority=Priority.VIP))
+        assert other.result(5)[0].customer == "w"
+        other = pool.submit(scheduler.take, alone)
+        time.sleep(0.05)
+        assert not other.done()
+        express = pool.submit(scheduler.take, alone, express=True)
+        assert other.result(5)[0].customer == "a"
+        scheduler.close()
+        assert express.result(5) == []
+
+
+def test_holding_back_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VIP's pass that hangs holds the others back for so long and no longer."""
+    monkeypatch.setattr("core.inference.scheduler.HOLD_BACK_S_MAX", 0.2)
+    scheduler = Scheduler(100)
+    fill(scheduler, request("v", priority=Priority.VIP), request("a"))
+    started = time.monotonic()
+    assert scheduler.take(alone, express=True)[0].customer == "v"
+    assert scheduler.take(alone)[0].customer == "a"
+    assert time.monotonic() - started >= 0.2
+
+
+def test_what_is_due_to_the_others_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many VIPs in a row one of the others starts beside the VIP in the express stream."""
+    monkeypatch.setattr("core.inference.scheduler.HOLD_BACK_S_MAX", 60.0)
+    scheduler = Scheduler(100)
+    fill(scheduler, *(request("v", priority=Priority.VIP) for _ in range(VIP_RUN_MAX + 1)), request("a"))
+    for _ in range(VIP_RUN_MAX):
+        assert scheduler.take(alone, express=True)[0].customer == "v"
+    assert scheduler.take(alone)[0].customer == "a"
+
+
 def test_the_queue_is_bounded() -> None:
     """One more than fits is refused, and what was taken makes room."""
     scheduler = Scheduler(2)
