@@ -177,8 +177,8 @@ def start_canary(desk: ModelDesk, name: str, weights: bytes | Path | None, *, pe
         raise InvalidModelError("A share is a whole number of percent from 1 to 100.", field="percent")
     now = registry.now(name)
     if weights is None:
-        version = _require_canary(registry, name)
         with change_folder(registry.weights_dir), desk.db.write() as session:
+            version = _require_canary(registry, name)
             registry.canaries.put(name, Canary(version.sha256, percent))
             _record(desk, session, "model.canary", name, {"sha256": version.sha256, "percent": percent})
         return version
