@@ -42,9 +42,9 @@ def show_amount(place: DeltaGenerator, label: str, amount_mt: int) -> None:
 
 
 def time_zone() -> tzinfo:
-    """The reader's time zone as his browser names it; UTC when it does not."""
+    """The reader's time zone: the one that he chose, else as his browser names it, else UTC."""
     try:
-        return ZoneInfo(st.context.timezone or "UTC")
+        return ZoneInfo(st.session_state.get("time_zone") or st.context.timezone or "UTC")
     except (ZoneInfoNotFoundError, ValueError):
         return UTC
 
