@@ -39,7 +39,8 @@ async def open_session(request: Request) -> Response:
         return JSONResponse({"code": "bad_ticket", "title": "Sign in again."}, 400)
     app = current()
     try:
-        token = await run_in_threadpool(sign_in.open_session, app, ticket)
+        user_agent = request.headers.get("user-agent", "")
+        token = await run_in_threadpool(sign_in.open_session, app, ticket, user_agent=user_agent)
     except VisionMeterError as error:
         return JSONResponse({"code": error.code, "title": error.message}, 400)
     response = Response(status_code=204)

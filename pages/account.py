@@ -1,10 +1,11 @@
-"""Account: limits, team, statements, the check of the balance, and who one is here."""
+"""Account: limits, team, statements, the check of the balance, who one is here and where one is signed in."""
 
 from collections.abc import Callable
+from zoneinfo import available_timezones
 
 import streamlit as st
 
-from core.services import account_view
+from core.services import account_view, profile
 from core.services.application import current
 from ui.balance_check import show_balance_check
 from ui.facts import show_facts
@@ -13,6 +14,7 @@ from ui.i18n import _
 from ui.limits import show_limits
 from ui.messages import role_words
 from ui.plans import plan_facts
+from ui.security import show_security
 from ui.session import require_user
 from ui.statement import show_statement
 from ui.team import show_team
@@ -33,6 +35,33 @@ def show_profile() -> None:
     if user.is_operator:
         facts[_("Operator")] = _("you run this installation")
     show_facts(facts)
+    show_time_zone()
+
+
+def show_time_zone() -> None:
+    """One click, and all pages show their times in the chosen zone."""
+    followed = st.context.timezone or "UTC"
+
+    def change() -> None:
+        chosen = st.session_state["time_zone_choice"] or None
+        profile.set_time_zone(app, require_user(), chosen)
+        st.session_state["time_zone"] = chosen
+
+    # To Streamlit, None would be no choice.
+    st.session_state["time_zone_choice"] = user.time_zone or ""
+    st.selectbox(
+        _("Time zone"),
+        ["", *sorted(available_timezones())],
+        format_func=lambda name: name or _("As the browser says ({zone})").format(zone=followed),
+        key="time_zone_choice",
+        on_change=change,
+        width=360,
+    )
+    st.caption(
+        _("Times on all pages follow it. Caps and statements keep the time zone {zone}, and files are in UTC.").format(
+            zone=app.settings.billing_time_zone
+        )
+    )
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {
@@ -41,6 +70,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {
     "statement": (_("Statement"), lambda: show_statement(app, user)),
     "verify": (_("Verify"), lambda: show_balance_check(app, user)),
     "profile": (_("Profile"), show_profile),
+    "security": (_("Security"), lambda: show_security(app, user)),
 }
 
 st.title(_("Account"))

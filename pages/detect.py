@@ -10,7 +10,7 @@ from core.services.application import current
 from core.services.picture_sources import fetch_picture
 from core.tiles import TILES_PX
 from ui.batch import SAMPLES, add_fetched, clear_batch, collect, has_restored
-from ui.format import local_time, task_words, tokens
+from ui.format import local_time, plain, task_words, tokens
 from ui.i18n import _, ngettext
 from ui.job_view import show_job
 from ui.messages import explain
@@ -23,6 +23,14 @@ user = require_user()
 app = current()
 
 st.title(_("Detect"))
+reason = account_view.find_freeze_reason(app, user)
+if reason is not None:
+    st.warning(
+        _("This account is frozen: it cannot spend. Money still comes in. The reason given: {reason}").format(
+            reason=plain(reason)
+        ),
+        icon=":material/ac_unit:",
+    )
 models = admin.list_models(app)
 ready = {view.model.name: view.model for view in models if view.state is ModelState.READY}
 prices = account_view.get_prices(app)
@@ -94,9 +102,11 @@ st.caption(
     _("Runs on {device}.").format(device=app.engine.device_name)
     + (
         " "
-        + _("Not installed here: {models}.").format(
-            models=", ".join(others[:OTHERS_SHOWN]) + (" …" if len(others) > OTHERS_SHOWN else "")
-        )
+        + (
+            _("Not installed here: {models} and others.")
+            if len(others) > OTHERS_SHOWN
+            else _("Not installed here: {models}.")
+        ).format(models=", ".join(others[:OTHERS_SHOWN]))
         if others
         else ""
     )

@@ -9,7 +9,7 @@ from core.services import account_view, savings
 from core.services.application import current
 from core.services.savings import DAYS_A_MONTH, FLAT_MONTH, PCB_FACTORY, SMART_CAMPUS, Comparison, Workload
 from ui import charts
-from ui.format import percent, tokens
+from ui.format import share, tokens
 from ui.i18n import _, ngettext
 from ui.session import require_user
 
@@ -48,12 +48,11 @@ def show_answer(comparison: Comparison) -> None:
     left.metric(_("Here, a month"), amount(comparison.metered))
     middle.metric(_("A GPU by the month"), amount(comparison.flat))
     right.metric(_("Break-even (pictures a day)"), f"{comparison.break_even_images_day:,}")
-    share = percent(abs(comparison.saving_percent).quantize(Decimal("0.1")))
     facts = {
         "images": ngettext("{n} picture a day", "{n} pictures a day", comparison.images_day),
         "metered": amount(comparison.metered),
         "flat": amount(comparison.flat),
-        "percent": share,
+        "percent": share(abs(comparison.saving_percent)),
     }
     if comparison.saving_percent > 0:
         st.success(

@@ -19,6 +19,10 @@ def action_words(action: str) -> str:
     words = {
         "user.sign_up": _("signed up"),
         "user.sign_in": _("signed in"),
+        "user.change_password": _("changed the password"),
+        "user.end_session": _("ended a sign-in"),
+        "user.end_other_sessions": _("ended all other sign-ins"),
+        "user.set_time_zone": _("chose a time zone"),
         "team.invite": _("invited somebody"),
         "team.withdraw_invitation": _("withdrew an invitation"),
         "team.set_role": _("changed a role"),

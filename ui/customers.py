@@ -36,7 +36,7 @@ def show_customers() -> None:
             {
                 _("E-mail"): customer.user.email,
                 _("Role"): _("operator") if customer.user.is_operator else role_words(customer.user.role),
-                _("Balance"): format_tokens(customer.account.posted_mt),
+                _("Settled balance"): format_tokens(customer.account.posted_mt),
                 _("Held"): format_tokens(customer.account.held_mt),
                 _("Caps"): _caps(customer),
                 _("Plan"): plan_words(customer.account.plan),

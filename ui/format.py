@@ -36,15 +36,25 @@ def percent(value: Decimal) -> str:
     return f"{value.normalize():f}\N{NO-BREAK SPACE}%"
 
 
+def share(value: Decimal) -> str:
+    """A share of a whole in percent with one decimal; what is neither all nor nothing never reads as 100 or 0."""
+    rounded = value.quantize(Decimal("0.1"))
+    if value < 100 <= rounded:
+        rounded = Decimal("99.9")
+    elif value > 0 >= rounded:
+        rounded = Decimal("0.1")
+    return percent(rounded)
+
+
 def show_amount(place: DeltaGenerator, label: str, amount_mt: int) -> None:
     """An amount as a metric: tokens large, what they are worth below."""
     place.metric(label, tokens(amount_mt), delta=money(amount_mt), delta_color="off", delta_arrow="off")
 
 
 def time_zone() -> tzinfo:
-    """The reader's time zone as his browser names it; UTC when it does not."""
+    """The reader's time zone: the one that he chose, else as his browser names it, else UTC."""
     try:
-        return ZoneInfo(st.context.timezone or "UTC")
+        return ZoneInfo(st.session_state.get("time_zone") or st.context.timezone or "UTC")
     except (ZoneInfoNotFoundError, ValueError):
         return UTC
 

@@ -189,6 +189,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "invalid_role": lambda _d: _("Choose one of the roles offered."),
     "last_owner": lambda _d: _("This is the only owner of the account: make somebody else an owner first."),
     "last_operator": lambda _d: _("This is the only operator of the installation, who cannot be removed."),
+    "session_not_found": lambda _d: _("This sign-in has ended already: load the page again."),
+    "invalid_time_zone": lambda _d: _("There is no time zone of this name: choose one from the list."),
     "receipt_not_found": lambda _d: _(
         "There is no such receipt in your account: check its number, or look for it among all receipts."
     ),

@@ -165,7 +165,7 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
     with st.container(border=True):
         left, middle, right = st.columns(3)
         show_amount(left, _("Total"), quote.total_mt)
-        show_amount(middle, _("Balance after"), balance.available_mt - quote.total_mt)
+        show_amount(middle, _("Available after"), balance.available_mt - quote.total_mt)
         right.metric(
             _("Pictures"),
             f"{len(lines):,}",

@@ -9,7 +9,7 @@ import streamlit as st
 from core.config import SESSION_COOKIE
 from core.errors import RoleNeededError, VisionMeterError
 from core.identity.tables import User
-from core.services import sign_in
+from core.services import profile, sign_in
 from core.services.application import current
 from core.services.team import require_role
 from ui.format import plain
@@ -50,7 +50,11 @@ def may(user: User, minimum: str) -> bool:
 
 
 def start_language(user: User | None) -> None:
-    """Choose the session's language once: the user's own, else the cookie's or the browser's."""
+    """Choose the session's language once: the user's own, else the cookie's or the browser's.
+
+    His time zone is looked at in each run: it may have been chosen in another browser meanwhile.
+    """
+    st.session_state["time_zone"] = user.time_zone if user else None
     owner = user.id if user else None
     if "language" not in st.session_state or st.session_state.get("language_owner") != owner:
         st.session_state["language"] = user.language if user else st.session_state.get("language", guess_language())
@@ -66,7 +70,7 @@ def language_switch(user: User | None, *, key: str) -> None:
             return
         st.session_state["language"] = chosen
         if user is not None:
-            sign_in.set_language(current(), user, chosen)
+            profile.set_language(current(), user, chosen)
 
     st.session_state[key] = language()
     st.segmented_control(

@@ -28,7 +28,7 @@ def show_sidebar(user: User) -> None:
 def _show_balance() -> None:
     balance = account_view.get_balance(current(), require_user())
     with st.container(key="balance"):
-        st.metric(_("Balance"), tokens(balance.available_mt))
+        st.metric(_("Available"), tokens(balance.available_mt))
         held = _("Held: {amount}").format(amount=tokens(balance.held_mt)) if balance.held_mt else ""
         st.caption(f"{money(balance.available_mt)}{' · ' + held if held else ''}")
 

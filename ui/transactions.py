@@ -149,7 +149,7 @@ def _show_page(app: Application, user: User, view: str, entries: Sequence[Entry]
         _("Type"): [kind_words(entry.kind) for entry in entries],
         _("Tokens"): [format_tokens(entry.posted_change_mt, signed=True) for entry in entries],
         _("Worth"): [money(entry.posted_change_mt) for entry in entries],
-        _("Balance after"): [format_tokens(entry.posted_after_mt) for entry in entries],
+        _("Settled after"): [format_tokens(entry.posted_after_mt) for entry in entries],
     }
     if view == "all":
         columns[_("Held after")] = [format_tokens(entry.held_after_mt) for entry in entries]

@@ -41,6 +41,18 @@ class SignInTicketError(VisionMeterError):
     code = "bad_ticket"
 
 
+class SessionNotFoundError(VisionMeterError):
+    """The user has no such sign-in, or it ended."""
+
+    code = "session_not_found"
+
+
+class InvalidTimeZoneError(VisionMeterError):
+    """There is no such time zone; nothing was changed."""
+
+    code = "invalid_time_zone"
+
+
 class NotSignedInError(VisionMeterError):
     """The request carries no session, or one that ended."""
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, update
+from sqlalchemy import ColumnElement, delete, update
 from sqlmodel import Session, col, select
 
 from core.db import utcnow
-from core.errors import SignInTicketError
+from core.errors import SessionNotFoundError, SignInTicketError
 from core.identity.tables import SignInTicket, User, UserSession
 
 TICKET_TTL = timedelta(seconds=30)
+# A page asks every second while a run lasts: not each of these is worth a write.
+SEEN_EVERY = timedelta(minutes=5)
 
 
 def issue_ticket(session: Session, user_id: str) -> str:
@@ -27,8 +30,8 @@ def issue_ticket(session: Session, user_id: str) -> str:
     return secret
 
 
-def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta) -> str:
-    """Use up a ticket and open a session; gives the session's token. Raises `SignInTicketError`."""
+def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta, browser: str = "") -> str:
+    """Use up a ticket and open a session of a kind of browser; gives its token. Raises `SignInTicketError`."""
     now = utcnow()
     enabled = select(User.id).where(col(User.disabled_at).is_(None))
     row = session.execute(
@@ -45,47 +48,85 @@ def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta) ->
     if row is None:
         raise SignInTicketError("This sign-in took too long: sign in again.")
     token = secrets.token_urlsafe(32)
-    session.add(UserSession(digest=_digest(token), user_id=row[0], expires_at=now + session_ttl))
+    session.add(
+        UserSession(
+            digest=_digest(token), user_id=row[0], expires_at=now + session_ttl, last_seen_at=now, browser=browser
+        )
+    )
     session.execute(update(User).where(col(User.id) == row[0]).values(last_sign_in_at=now))
     return token
 
 
-def resolve_session(session: Session, token: str) -> User | None:
-    """The signed-in user of a token, or None when it is unknown, expired or revoked, or the user was removed."""
+def resolve_session(session: Session, token: str) -> tuple[User, UserSession] | None:
+    """The signed-in user of a token with his session.
+
+    None when the token is unknown, expired or revoked, or the user was removed.
+    """
     return session.exec(
-        select(User)
+        select(User, UserSession)
         .join(UserSession, col(UserSession.user_id) == col(User.id))
-        .where(
-            UserSession.digest == _digest(token),
-            col(UserSession.revoked_at).is_(None),
-            UserSession.expires_at > utcnow(),
-            col(User.disabled_at).is_(None),
-        )
+        .where(UserSession.digest == _digest(token), *_open_at(utcnow()), col(User.disabled_at).is_(None))
     ).first()
+
+
+def touch_session(session: Session, digest: str) -> None:
+    """Remember that a session was used now."""
+    session.execute(update(UserSession).where(col(UserSession.digest) == digest).values(last_seen_at=utcnow()))
+
+
+def list_sessions(session: Session, user_id: str) -> Sequence[UserSession]:
+    """A user's sessions that are open, the one used last first."""
+    return session.exec(
+        select(UserSession)
+        .where(UserSession.user_id == user_id, *_open_at(utcnow()))
+        .order_by(col(UserSession.last_seen_at).desc(), col(UserSession.created_at).desc(), col(UserSession.id))
+    ).all()
+
+
+def is_current(row: UserSession, token: str) -> bool:
+    """Whether a session is the one of this token."""
+    return row.digest == _digest(token)
+
+
+def revoke_one(session: Session, user_id: str, session_id: str) -> None:
+    """End one of a user's sessions. Raises `SessionNotFoundError` for another's, or one that ended."""
+    if not _revoke(session, col(UserSession.user_id) == user_id, col(UserSession.id) == session_id):
+        raise SessionNotFoundError("This sign-in has ended already: load the page again.")
 
 
 def revoke_session(session: Session, token: str) -> None:
     """End a session on the server; a copied cookie is worth nothing afterwards."""
-    session.execute(
-        update(UserSession)
-        .where(col(UserSession.digest) == _digest(token), col(UserSession.revoked_at).is_(None))
-        .values(revoked_at=utcnow())
-    )
+    _revoke(session, col(UserSession.digest) == _digest(token))
 
 
-def revoke_all(session: Session, user_id: str) -> None:
-    """End every session of a user, and the tickets that would open new ones."""
-    now = utcnow()
-    session.execute(
-        update(UserSession)
-        .where(col(UserSession.user_id) == user_id, col(UserSession.revoked_at).is_(None))
-        .values(revoked_at=now)
-    )
+def revoke_all(session: Session, user_id: str, *, but: str | None = None) -> int:
+    """End every session of a user, and the tickets that would open new ones; `but` is the token of one that stays.
+
+    Gives the number of sessions that ended.
+    """
+    which = [col(UserSession.user_id) == user_id, *_open_at(utcnow())]
+    if but is not None:
+        which.append(col(UserSession.digest) != _digest(but))
     session.execute(
         update(SignInTicket)
         .where(col(SignInTicket.user_id) == user_id, col(SignInTicket.used_at).is_(None))
-        .values(used_at=now)
+        .values(used_at=utcnow())
     )
+    return _revoke(session, *which)
+
+
+def _open_at(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return col(UserSession.revoked_at).is_(None), col(UserSession.expires_at) > now
+
+
+def _revoke(session: Session, *which: ColumnElement[bool]) -> int:
+    revoked = session.execute(
+        update(UserSession)
+        .where(*which, col(UserSession.revoked_at).is_(None))
+        .values(revoked_at=utcnow())
+        .returning(col(UserSession.id))
+    )
+    return len(revoked.all())
 
 
 def _digest(secret: str) -> str:

@@ -38,6 +38,7 @@ class User(SQLModel, table=True):
     role: str = "owner"
     is_operator: bool = False  # runs the service; independent of the role in his account
     language: str = "en"
+    time_zone: str | None = None  # an IANA name; None follows his browser
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     last_sign_in_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     disabled_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
@@ -76,15 +77,22 @@ class Invitation(SQLModel, table=True):
 
 
 class UserSession(SQLModel, table=True):
-    """One sign-in of one browser. The cookie holds the token, the table only its SHA-256."""
+    """One sign-in of one browser. The cookie holds the token, the table only its SHA-256.
+
+    `browser` is its kind and system in two words; neither the address that it came from nor its full name is stored.
+    """
 
     __tablename__ = "user_session"
+    __table_args__ = (Index("uq_user_session_id", "id", unique=True),)
 
     digest: str = Field(primary_key=True)
+    id: str = Field(default_factory=lambda: new_id("sess"))
     user_id: str = Field(foreign_key="user_.id", index=True)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     expires_at: datetime = Field(sa_type=UTCDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    last_seen_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    browser: str = ""
 
 
 class SignInTicket(SQLModel, table=True):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
+from zoneinfo import available_timezones
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -18,6 +19,7 @@ from core.errors import (
     BadCredentialsError,
     EmailTakenError,
     InvalidEmailError,
+    InvalidTimeZoneError,
     TooManyAttemptsError,
     WeakPasswordError,
 )
@@ -166,6 +168,29 @@ def names_of(session: Session, ids: Collection[str]) -> dict[str, str]:
 def set_language(session: Session, user_id: str, language: str) -> None:
     """Store a user's language."""
     session.execute(update(User).where(col(User.id) == user_id).values(language=language))
+
+
+def set_time_zone(session: Session, user_id: str, time_zone: str | None) -> None:
+    """Store a user's time zone; None follows his browser. Raises `InvalidTimeZoneError` for an unknown name."""
+    if time_zone is not None and time_zone not in available_timezones():
+        raise InvalidTimeZoneError("There is no time zone of this name: choose one from the list.")
+    session.execute(update(User).where(col(User.id) == user_id).values(time_zone=time_zone))
+
+
+def replace_password(session: Session, user: User, password_digest: str) -> None:
+    """Store another password. Raises `BadCredentialsError` when it is not the one any more that was looked at."""
+    replaced = session.execute(
+        update(User)
+        .where(
+            col(User.id) == user.id,
+            col(User.password_digest) == user.password_digest,
+            col(User.disabled_at).is_(None),
+        )
+        .values(password_digest=password_digest)
+        .returning(col(User.id))
+    )
+    if replaced.first() is None:
+        raise BadCredentialsError("The password was changed meanwhile: sign in again.")
 
 
 def list_users(session: Session) -> Sequence[User]:

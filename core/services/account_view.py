@@ -52,6 +52,15 @@ def get_account(app: Application, user: Caller) -> Account:
         return session.get_one(Account, user.account_id)
 
 
+def find_freeze_reason(app: Application, user: Caller) -> str | None:
+    """Why the account cannot spend, in the words of whoever froze it; None while it can."""
+    with app.db.read() as session:
+        if session.get_one(Account, user.account_id).status != "frozen":
+            return None
+        newest = ledger.list_entries(session, user.account_id, kinds={"freeze"}, limit=1)
+        return newest[0].memo if newest else ""
+
+
 def get_prices(app: Application) -> Prices:
     """The price book in force."""
     with app.db.read() as session:

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from sqlmodel import Session
 
-from core.db import one_at_a_time
+from core.db import one_at_a_time, utcnow
 from core.errors import BadCredentialsError, EmailTakenError, InvalidEmailError
 from core.identity import invitations, sessions, users
 from core.identity.audit_log import record_event
+from core.identity.browsers import describe_browser
 from core.identity.tables import User
 from core.ledger import ledger
 from core.money import to_millitokens
@@ -68,6 +69,18 @@ def sign_in(app: Application, email: str, password: str) -> str:
         email = users.normalise_email(email)
     except InvalidEmailError:
         raise BadCredentialsError("The address or the password is wrong.") from None
+    user = check_password(app, email, password)
+    with app.db.write() as session:
+        record_event(session, actor=user.id, action="user.sign_in", subject=user.id, account_id=user.account_id)
+        return sessions.issue_ticket(session, user.id)
+
+
+def check_password(app: Application, email: str, password: str) -> User:
+    """Who signs in with this normalised address, if the password is his.
+
+    Failures count as failed sign-ins, wherever the password is asked for: a stolen session guesses no faster. Raises
+    `BadCredentialsError` or `TooManyAttemptsError`.
+    """
     with app.db.write() as session:
         # Counted before the password is checked: guesses made all at once count one by one.
         one_at_a_time(session, f"sign_in {email}")
@@ -77,14 +90,21 @@ def sign_in(app: Application, email: str, password: str) -> str:
     user = users.check_credentials(user, password)
     with app.db.write() as session:
         users.forget_attempt(session, attempt_id)
-        record_event(session, actor=user.id, action="user.sign_in", subject=user.id, account_id=user.account_id)
-        return sessions.issue_ticket(session, user.id)
+    return user
 
 
-def open_session(app: Application, ticket: str) -> str:
-    """Turn a ticket into a session; gives the token for the cookie. Raises `SignInTicketError`."""
+def open_session(app: Application, ticket: str, *, user_agent: str = "") -> str:
+    """Turn a ticket into a session; gives the token for the cookie. Raises `SignInTicketError`.
+
+    Of the browser's `User-Agent` only its kind and system are stored.
+    """
     with app.db.write() as session:
-        return sessions.exchange_ticket(session, ticket, session_ttl=timedelta(hours=app.settings.session_ttl_h))
+        return sessions.exchange_ticket(
+            session,
+            ticket,
+            session_ttl=timedelta(hours=app.settings.session_ttl_h),
+            browser=describe_browser(user_agent),
+        )
 
 
 def signed_in_user(app: Application, token: str | None) -> User | None:
@@ -92,16 +112,17 @@ def signed_in_user(app: Application, token: str | None) -> User | None:
     if not token:
         return None
     with app.db.read() as session:
-        return sessions.resolve_session(session, token)
+        found = sessions.resolve_session(session, token)
+    if found is None:
+        return None
+    user, row = found
+    if row.last_seen_at is None or row.last_seen_at < utcnow() - sessions.SEEN_EVERY:
+        with app.db.write() as session:
+            sessions.touch_session(session, row.digest)
+    return user
 
 
 def sign_out(app: Application, token: str) -> None:
     """End a session on the server."""
     with app.db.write() as session:
         sessions.revoke_session(session, token)
-
-
-def set_language(app: Application, user: User, language: str) -> None:
-    """Remember a user's language for his next browser."""
-    with app.db.write() as session:
-        users.set_language(session, user.id, language)

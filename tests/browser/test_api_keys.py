@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from ultralytics.utils import ASSETS
 
 from core.errors import NotSignedInError
-from core.services import api_keys, sign_in, team
+from core.services import api_keys, profile, sign_in, team
 from core.services.api_key_settings import KeySettings
 from tests.browser.conftest import Server, balance, find_chromium, free_port, settle, sign_up
 from tests.browser.portal_data import behind, user_of
@@ -317,7 +317,7 @@ def test_the_page_fits(browser: Browser, server: Server, artifacts: Path) -> Non
         ("zh_CN", "zh-CN", 1280, "dark"),
     ):
         with behind(server) as app:
-            sign_in.set_language(app, user, language)
+            profile.set_language(app, user, language)
         context = new_context(
             browser,
             viewport={"width": width, "height": 900},

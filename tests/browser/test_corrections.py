@@ -178,6 +178,8 @@ def test_freeze(operator: Page, customer: Page, artifacts: Path, request) -> Non
     operator.set_viewport_size({"width": 1280, "height": 1000})
     customer.get_by_role("button", name="bus.jpg").click()
     expect(customer.get_by_text("This account cannot spend at present")).to_be_visible(timeout=30_000)
+    expect(customer.get_by_text("The reason given: card stolen?")).to_be_visible()
+    customer.screenshot(path=artifacts / "corrections-frozen-customer.png")
     expect(customer.get_by_role("button", name=re.compile(r"Run — 0\.750 tokens"))).to_be_disabled()
     operator.get_by_role("button", name="Let it spend again").click()
     dialog = operator.get_by_role("dialog")

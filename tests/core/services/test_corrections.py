@@ -11,7 +11,7 @@ from core.db import Database
 from core.errors import IdempotencyConflictError
 from core.identity.tables import User
 from core.ledger import ledger
-from core.services import corrections
+from core.services import account_view, corrections
 
 if TYPE_CHECKING:
     from core.services.application import Application
@@ -64,3 +64,17 @@ def test_an_adjustment_is_made_once_for_its_key(app: Application, account_id: st
         with pytest.raises(IdempotencyConflictError):
             adjust(*request)
     assert posted(app.db, account_id) == 9500
+
+
+def test_a_frozen_customer_is_told_why(app: Application, account_id: str) -> None:
+    """The newest reason while the account is frozen, and none before and after."""
+    ann = cast(User, SimpleNamespace(account_id=account_id))
+
+    def freeze(frozen: bool, reason: str) -> str | None:
+        corrections.freeze_account(app, OPERATOR, account_id, frozen=frozen, reason=reason)
+        return account_view.find_freeze_reason(app, ann)
+
+    assert account_view.find_freeze_reason(app, ann) is None
+    assert freeze(True, "card stolen?") == "card stolen?"
+    assert freeze(False, "he called") is None
+    assert freeze(True, "stolen indeed") == "stolen indeed"

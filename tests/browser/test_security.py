@@ -1,0 +1,86 @@
+"""One's own sign-in in a real browser: sessions, password, time zone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Server, settle, sign_in, sign_up
+from tests.browser.test_account import PASSWORD, open_section
+from tests.browser.test_journey import fits, new_context
+
+pytestmark = pytest.mark.browser
+EMAIL = "secure@example.com"
+NEW_PASSWORD = "another horse battery"
+
+
+def sign_in_again(page: Page, server: Server, password: str = PASSWORD) -> None:
+    """Sign the same person in, in another browser."""
+    page.goto(server.url)
+    expect(page.get_by_role("tab").first).to_be_visible(timeout=60_000)
+    settle(page)
+    sign_in(page, EMAIL, password)
+
+
+def test_sessions_password_and_time_zone(browser: Browser, server: Server, artifacts: Path) -> None:
+    """Two browsers are listed and one is ended there; a new password ends the next one; times follow the zone."""
+    here, there = new_context(browser), new_context(browser)
+    page, other = here.new_page(), there.new_page()
+    sign_up(page, server.url, EMAIL)
+    sign_in_again(other, server)
+    expect(other.locator(".st-key-balance")).to_be_visible(timeout=60_000)
+
+    open_section(page, server, "security")
+    expect(page.get_by_text(re.compile("Chrome · .* — this browser"))).to_be_visible(timeout=30_000)
+    page.screenshot(path=artifacts / "security.png")
+    page.get_by_role("button", name="Sign out there").click()
+    expect(page.get_by_text("Signed out there")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name="Sign out there")).to_have_count(0)
+    other.reload()
+    expect(other.get_by_role("heading", name="Detection by the pixel")).to_be_visible(timeout=60_000)
+
+    settle(other)
+    sign_in(other, EMAIL, PASSWORD)
+    expect(other.locator(".st-key-balance")).to_be_visible(timeout=60_000)
+    page.get_by_label("Present password").fill("wrong horse battery")
+    for label in ("New password", "New password again"):
+        page.get_by_label(label, exact=True).fill(NEW_PASSWORD)
+    page.get_by_role("button", name="Change the password").click()
+    expect(page.get_by_text("The present password is wrong.")).to_be_visible(timeout=30_000)
+    page.get_by_label("Present password").fill(PASSWORD)
+    for label in ("New password", "New password again"):
+        page.get_by_label(label, exact=True).fill(NEW_PASSWORD)
+    page.get_by_role("button", name="Change the password").click()
+    expect(page.get_by_text("The password was changed. 1 other sign-in ended.")).to_be_visible(timeout=30_000)
+    other.reload()
+    expect(other.get_by_role("heading", name="Detection by the pixel")).to_be_visible(timeout=60_000)
+
+    open_section(page, server, "profile")
+    expect(page.get_by_role("combobox")).to_have_value("As the browser says (Asia/Shanghai)")
+    since = page.get_by_test_id("stMarkdown").filter(has_text="Since").last
+    before = since.inner_text()
+    page.get_by_role("combobox").click()
+    page.get_by_role("combobox").fill("Kiritimati")
+    page.get_by_role("option", name="Pacific/Kiritimati").click()
+    expect(since).not_to_have_text(before, timeout=30_000)
+    page.screenshot(path=artifacts / "profile-time-zone.png")
+    here.close()
+    there.close()
+
+
+def test_it_fits(browser: Browser, server: Server, artifacts: Path) -> None:
+    """Both sections on a desk and on a phone, light and dark, in both languages: nothing runs off the page."""
+    for width, scheme, language in ((1280, "light", "en"), (390, "dark", "zh-CN"), (390, "light", "en")):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, locale=language, timezone_id="Asia/Shanghai"
+        )
+        page = context.new_page()
+        sign_up(page, server.url, f"fits{width}{scheme}@example.com")
+        for section in ("security", "profile"):
+            open_section(page, server, section)
+            fits(page)
+            page.screenshot(path=artifacts / f"{section}-{width}-{scheme}-{language}.png", full_page=True)
+        context.close()
