@@ -116,7 +116,7 @@ def test_a_new_record_goes_on_top(old_db: Database) -> None:
                                         created_at=at, **values))  # fmt: skip
         days = queries.sum_days(session, "acct", datetime(2026, 11, 23, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC),
                                 UTC)  # fmt: skip
-    assert [(day.model, day.images, day.amount_mt) for day in days] == [("yolov8l", 1, 0), ("yolov8n", 6, 2705)]
+    assert [(day.group, day.images, day.amount_mt) for day in days] == [("yolov8l", 1, 0), ("yolov8n", 6, 2705)]
 
 
 def test_down_and_up_again(old_db: Database) -> None:
