@@ -54,7 +54,7 @@ class Returns:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """The running month of the billing time zone: what each day used so far, the account's cap, the forecast or None."""
+    """The running month of the billing time zone: what each day used, the account's cap, the forecast or None."""
 
     today: date
     daily_mt: Mapping[date, int]

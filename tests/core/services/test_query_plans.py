@@ -60,10 +60,8 @@ QUESTIONS: dict[str, Ask] = {
     "usage by day and key": lambda app, _session: usage_report.report_usage(
         app, USER, START, END, zone=UTC, which=SOME, by="actor"
     ),
-    "usage's hours, times, classes": lambda app, _session: usage_details.report_details(
-        app, USER, START, END, zone=UTC, which=SOME
-    ),
-    "usage given back": lambda app, _session: usage_details.report_returns(app, USER, START, END, zone=UTC, which=SOME),
+    "usage: details": lambda app, _session: usage_details.report_details(app, USER, START, END, zone=UTC, which=SOME),
+    "usage: returns": lambda app, _session: usage_details.report_returns(app, USER, START, END, zone=UTC, which=SOME),
     "usage of the month": lambda app, _session: usage_details.report_month(app, USER, which=SOME),
     "transactions": lambda app, _session: account_view.list_transactions(app, USER, kinds=KINDS, limit=9),
     "top-ups": lambda app, _session: account_view.list_transactions(app, USER, kinds=["top_up"], before_seq=9),
@@ -111,8 +109,8 @@ MUST_USE = {
     "usage": "PRIMARY KEY (account_id=? AND model=? AND slot>? AND slot<?)",
     "usage by key": "PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>? AND slot<?)",
     "usage by day and key": "PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>? AND slot<?)",
-    "usage's hours, times, classes": "usage_class_slot USING PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>?",
-    "usage given back": "ix_entry_not_usage_created (account_id=? AND created_at>? AND created_at<?)",
+    "usage: details": "usage_class_slot USING PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>?",
+    "usage: returns": "ix_entry_not_usage_created (account_id=? AND created_at>? AND created_at<?)",
     "who caused charges": "(account_id=? AND seq=?)",
     "webhooks": "ix_webhook_account (account_id=? AND created_at<?)",
     "webhooks pending": "ix_webhook_pending (account_id=?)",

@@ -1,4 +1,4 @@
-"""Hours, times, classes and what went back: every chart says what the records say, for any selection, on both databases."""
+"""Hours, times, classes and what went back: every chart says what the records say, for any selection."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_details_say_what_the_records_say(db: Database, drawn: list[UsageRecord]
 
 
 def test_percentiles_are_within_their_promise() -> None:
-    """Of times between a millisecond and hours, p50 and p95 are within 6.7 % or half a millisecond of the exact ones."""
+    """Of times between a millisecond and hours, p50 and p95 are within 6.7 % of the exact ones."""
     draw = random.Random(SEED)
     for _ in range(200):
         times = sorted(int(draw.lognormvariate(draw.uniform(0, 14), 1)) for _ in range(draw.randint(1, 300)))
