@@ -1,6 +1,8 @@
 """Usage: what was spent on what, day by day, in any selection that its address names, and the CSV of what is shown."""
 
 from collections import Counter
+from collections.abc import Mapping
+from datetime import date
 
 import streamlit as st
 
@@ -20,7 +22,7 @@ from ui.usage_view import BYS, choose_view, clear_filters
 user = require_user()
 app = current()
 zone = time_zone()
-CARD_PX = 205
+CARD_PX = 167
 CLASSES_SHOWN = 15
 PLAIN = {"displaylogo": False, "displayModeBar": False}
 
@@ -49,51 +51,76 @@ def change(now: int, before: int) -> str:
     return f"{(now - before) / before:+.0%}" if now != before else _("as before")
 
 
+def whole(amount_mt: int) -> str:
+    """Tokens that fit a card: exact while they are few, from ten thousand on without decimals."""
+    return format_tokens(amount_mt) if amount_mt < 10**7 else format_tokens(amount_mt).partition(".")[0]
+
+
+def average(amount_mt: int, pictures: int) -> int:
+    """Milli-tokens for each picture; 0 without any."""
+    return round(amount_mt / pictures) if pictures else 0
+
+
+def show_card(label: str, value: str, now: int, before: int, series: Mapping[date, int], explanation: str = "") -> None:
+    """One figure, its change and its days."""
+    st.metric(
+        label,
+        value,
+        change(now, before),
+        delta_color="off",
+        delta_arrow="auto" if before and now != before else "off",
+        chart_data=[series.get(day, 0) for day in report.days],
+        chart_type="bar",
+        border=True,
+        help=explanation or None,
+        width=CARD_PX,
+    )
+
+
 totals, previous = report.totals, report.previous
-amounts, images, free = Counter(), Counter(), Counter()
+amounts, images, free, failed, charged = (Counter[date]() for _series in range(5))
 for item in report.by_day:
     amounts[item.day] += item.amount_mt
     images[item.day] += item.images
     free[item.day] += item.outcomes.get("free", 0)
+    charged[item.day] += item.outcomes.get("charged", 0)
+    failed[item.day] += item.images - item.outcomes.get("free", 0) - item.outcomes.get("charged", 0)
 back = returns.given_back_by_day
 back_mt, back_before_mt = back.total(), returned_before.given_back_by_day.total()
 refunded_mt, refunded_before_mt = sum(returns.refunded_mt.values()), sum(returned_before.refunded_mt.values())
-CARDS = (
-    (_("Tokens"), format_tokens(totals.amount_mt), totals.amount_mt, previous.amount_mt, amounts, ""),
-    (_("Worth"), money(totals.amount_mt), totals.amount_mt, previous.amount_mt, amounts, ""),
-    (_("Pictures"), f"{totals.images:,}", totals.images, previous.images, images, ""),
-    (_("Free pictures"), f"{totals.free:,}", totals.free, previous.free, free, ""),
-    (
+mean_mt, mean_before_mt = average(totals.amount_mt, totals.charged), average(previous.amount_mt, previous.charged)
+# Two rows, as one of eight would break anywhere: what tokens did, and what pictures did.
+with st.container(horizontal=True):
+    show_card(_("Tokens"), whole(totals.amount_mt), totals.amount_mt, previous.amount_mt, amounts)
+    show_card(_("Worth"), money(totals.amount_mt), totals.amount_mt, previous.amount_mt, amounts)
+    show_card(
         _("Given back"),
-        format_tokens(back_mt),
+        whole(back_mt),
         back_mt,
         back_before_mt,
         back,
         _("Tokens that were held for pictures that failed or were cancelled. They were never taken."),
-    ),
-    (
+    )
+    show_card(
         _("Refunded"),
-        format_tokens(refunded_mt),
+        whole(refunded_mt),
         refunded_mt,
         refunded_before_mt,
         returns.refunded_mt,
         _("Tokens that had been taken and were credited again, by a rule of the price list or by the operator."),
-    ),
-)
+    )
 with st.container(horizontal=True):
-    for label, value, now, before, series, explanation in CARDS:
-        st.metric(
-            label,
-            value,
-            change(now, before),
-            delta_color="off",
-            delta_arrow="auto" if before and now != before else "off",
-            chart_data=[series.get(day, 0) for day in report.days],
-            chart_type="bar",
-            border=True,
-            help=explanation or None,
-            width=CARD_PX,
-        )
+    show_card(_("Pictures"), f"{totals.images:,}", totals.images, previous.images, images)
+    show_card(_("Free pictures"), f"{totals.free:,}", totals.free, previous.free, free)
+    show_card(_("Not charged"), f"{totals.failed:,}", totals.failed, previous.failed, failed, _("Failed or cancelled."))
+    show_card(
+        _("Tokens a picture"),
+        format_tokens(mean_mt),
+        mean_mt,
+        mean_before_mt,
+        {day: average(amounts[day], charged[day]) for day in report.days},
+        _("The mean of the charged ones."),
+    )
 
 if not totals.images:
     if view.is_filtered:
@@ -166,7 +193,11 @@ found = usage_details.report_details(app, user, *span, zone=zone, which=view.whi
 with right:
     st.subheader(_("Hours and weekdays"))
     weekdays = [_("Mon"), _("Tue"), _("Wed"), _("Thu"), _("Fri"), _("Sat"), _("Sun")]
-    st.plotly_chart(charts.hours(found.hours, weekdays=weekdays, unit=_("pictures")), config=PLAIN, key="hours")
+    st.plotly_chart(
+        charts.hours(found.hours, weekdays=weekdays, unit=_("pictures"), dark=st.context.theme.type == "dark"),
+        config=PLAIN,
+        key="hours",
+    )
     st.caption(_("Hours of your time zone, {zone}.").format(zone=zone))
 
 left, right = st.columns(2)

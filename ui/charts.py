@@ -113,15 +113,16 @@ def month(view: Month, *, words: Mapping[str, str]) -> go.Figure:
     return figure
 
 
-def hours(images: Mapping[tuple[int, int], int], *, weekdays: Sequence[str], unit: str) -> go.Figure:
+def hours(images: Mapping[tuple[int, int], int], *, weekdays: Sequence[str], unit: str, dark: bool) -> go.Figure:
     """Images by weekday, Monday on top, and hour."""
-    # One hue from the page's own colour to full: a scale that ends in the background of both themes.
+    # One hue that begins in the background of either theme, and ends where it stands out most from it.
+    hue = "86, 180, 233" if dark else "0, 114, 178"
     figure = go.Figure(
         go.Heatmap(
             z=[[images.get((weekday, hour), 0) for hour in range(24)] for weekday in range(7)],
             x=[f"{hour:02}:00" for hour in range(24)],
             y=list(weekdays),
-            colorscale=[[0, "rgba(0, 114, 178, 0.06)"], [1, "rgba(0, 114, 178, 1)"]],
+            colorscale=[[0, f"rgba({hue}, 0.06)"], [1, f"rgba({hue}, 1)"]],
             xgap=2,
             ygap=2,
             colorbar={"title": {"text": unit, "side": "right"}, "thickness": 10, "tickformat": ",~s"},
@@ -130,6 +131,7 @@ def hours(images: Mapping[tuple[int, int], int], *, weekdays: Sequence[str], uni
     )
     figure.update_layout(**_layout())
     figure.update_xaxes(type="category", tickvals=[f"{hour:02}:00" for hour in range(0, 24, 4)], showgrid=False)
+    figure.update_xaxes(ticktext=[f"{hour}" for hour in range(0, 24, 4)], tickangle=0)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

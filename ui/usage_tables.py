@@ -28,9 +28,13 @@ def days_table(usage: Sequence[DayUsage], returns: Returns, by: By, names: Mappi
         [
             one.day.isoformat(),
             names.get(one.group, one.group),
-            *_counts(one.images, one.outcomes.get("charged", 0), one.outcomes.get("free", 0)),
-            _tokens(one.amount_mt),
-            _tokens(given_back[one.day, one.group]),
+            *_sums(
+                one.amount_mt,
+                given_back[one.day, one.group],
+                one.images,
+                one.outcomes.get("charged", 0),
+                one.outcomes.get("free", 0),
+            ),
         ]
         for one in sorted(usage, key=lambda one: (-one.day.toordinal(), one.group))
     ]
@@ -45,9 +49,13 @@ def callers_table(callers: Sequence[CallerReport], returns: Returns) -> pd.DataF
     rows = [
         [
             one.words,
-            *_counts(one.totals.images, one.totals.charged, one.totals.free),
-            _tokens(one.totals.amount_mt),
-            _tokens(given_back[one.actor]),
+            *_sums(
+                one.totals.amount_mt,
+                given_back[one.actor],
+                one.totals.images,
+                one.totals.charged,
+                one.totals.free,
+            ),
         ]
         for one in callers
     ]
@@ -57,12 +65,12 @@ def callers_table(callers: Sequence[CallerReport], returns: Returns) -> pd.DataF
 def show_table(table: pd.DataFrame, *, key: str) -> None:
     """The table with its totals in bold."""
     bold = table.style.apply(lambda row: ["font-weight: 700" if row.name == 0 else ""] * len(row), axis=1)
-    tokens = {name: st.column_config.NumberColumn(format="%,.3f") for name in _amounts()[-2:]}
+    tokens, counts = _amounts()[:2], _amounts()[2:]
     st.dataframe(
-        bold.format(dict.fromkeys(_amounts()[-2:], "{:,.3f}") | dict.fromkeys(_amounts()[:-2], "{:,}")),
+        bold.format(dict.fromkeys(tokens, "{:,.3f}") | dict.fromkeys(counts, "{:,}")),
         hide_index=True,
         height="auto" if len(table) < ROWS_SHOWN else 400,
-        column_config=tokens,
+        column_config={name: st.column_config.NumberColumn(width="small") for name in counts},
         key=key,
     )
 
@@ -74,18 +82,11 @@ def table_csv(table: pd.DataFrame) -> str:
 
 
 def _amounts() -> list[str]:
-    return [
-        _("Pictures"),
-        _("Charged"),
-        _("Free pictures"),
-        _("Pictures given back"),
-        _("Tokens"),
-        _("Tokens given back"),
-    ]
+    return [_("Tokens"), _("Tokens given back"), _("Pictures"), _("Charged"), _("Free"), _("Not charged")]
 
 
-def _counts(images: int, charged: int, free: int) -> tuple[int, int, int, int]:
-    return images, charged, free, images - charged - free
+def _sums(amount_mt: int, given_back_mt: int, images: int, charged: int, free: int) -> tuple[float | int, ...]:
+    return _tokens(amount_mt), _tokens(given_back_mt), images, charged, free, images - charged - free
 
 
 def _tokens(amount_mt: int) -> float:

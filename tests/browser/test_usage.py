@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from core.db import utcnow
 from core.services import api_keys, demo, limits
 from core.services.api_key_settings import KeySettings
+from core.services.sign_in import set_language
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 from tests.browser.conftest import Server, settle, sign_in, sign_up
@@ -142,6 +143,8 @@ def test_the_page_fits(
     browser: Browser, server: Server, customer: Customer, artifacts: Path, width: int, scheme: str, locale: str
 ) -> None:
     """Nothing sticks out on a phone or a desk, light or dark, in either language."""
+    with behind(server) as app:
+        set_language(app, user_of(app, demo.EMAIL), locale.replace("en-US", "en").replace("-", "_"))
     context = new_context(browser, locale=locale, viewport={"width": width, "height": 3600}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, server, customer, "?period=90&by=key")
