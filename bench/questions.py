@@ -86,9 +86,13 @@ def questions(app: Application, user: User) -> dict[str, Question]:
         def chart(ask: Callable[..., object], **more: Any) -> Question:
             return read(lambda session: ask(session, account_id, *days_until_today(days), *more.values(), **which))
 
+        shown = min(days, usage_details.LATENCY_DAYS_MAX)
+        times = read(
+            lambda session: usage_charts.sum_latencies(session, account_id, *days_until_today(shown), ZONE, **which)
+        )
         return {
             f"usage: hours and weekdays, {words}": chart(usage_charts.count_hours, zone=ZONE),
-            f"usage: times, {words}": chart(usage_charts.sum_latencies, zone=ZONE),
+            f"usage: times, {words}": times,
             f"usage: classes, {words}": chart(usage_charts.count_classes),
             f"usage: given back and refunded, {words}": of_period(usage_details.report_returns, days, **zoned),
             f"usage: by key and person, {words}": of_period(usage_report.report_callers, days, **which),

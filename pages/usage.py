@@ -114,12 +114,12 @@ with st.container(horizontal=True):
     show_card(_("Free pictures"), f"{totals.free:,}", totals.free, previous.free, free)
     show_card(_("Not charged"), f"{totals.failed:,}", totals.failed, previous.failed, failed, _("Failed or cancelled."))
     show_card(
-        _("Tokens a picture"),
+        _("Mean price"),
         format_tokens(mean_mt),
         mean_mt,
         mean_before_mt,
         {day: average(amounts[day], charged[day]) for day in report.days},
-        _("The mean of the charged ones."),
+        _("Tokens for a charged picture."),
     )
 
 if not totals.images:
@@ -203,10 +203,12 @@ with right:
 left, right = st.columns(2)
 with left:
     st.subheader(_("Waiting and model time"))
+    timed = report.days[-usage_details.LATENCY_DAYS_MAX :]
+    in_timed = sum(images[day] for day in timed)
     measured = sum(one.images for one in found.latencies.values())
     if measured:
         st.plotly_chart(
-            charts.latencies(report.days, found.latencies, unit="ms", images=_("pictures")),
+            charts.latencies(timed, found.latencies, unit="ms", images=_("pictures")),
             config=PLAIN,
             key="latencies",
         )
@@ -216,7 +218,12 @@ with left:
         + ngettext(
             "{n} picture without a figure (free, given back or older) is left out.",
             "{n} pictures without a figure (free, given back or older) are left out.",
-            max(0, totals.images - measured),
+            max(0, in_timed - measured),
+        )
+        + (
+            " " + _("Shown are the last {days} days of the period.").format(days=len(timed))
+            if len(timed) < len(report.days)
+            else ""
         )
     )
 with right:

@@ -17,7 +17,7 @@ from core.config import ROOT
 from core.db import Database
 from core.jobs.tables import Job, JobImage
 from core.ledger.tables import Hold
-from core.pricing.book import adopt_published
+from core.pricing.book import adopt_published, current_prices
 from core.pricing.tables import Quote
 from core.slots import slot_of
 from core.usage import queries
@@ -127,10 +127,11 @@ def test_what_runs_gave_back_is_counted(old_db: Database) -> None:
     migrate(old_db, "head")
     ended = QUARTER + timedelta(minutes=1)
     with old_db.write() as session:
-        price_version = adopt_published(session).version
+        adopt_published(session)
+        prices = current_prices(session).version
         job = Job(id="job", account_id="acct", quote_id="quote", actor="key_1", model="yolov8n", model_version="v",
                   img_size=640, lease_expires_at=ended)  # fmt: skip
-        session.add(Quote(id="quote", account_id="acct", price_version=price_version, model="yolov8n", model_version="v",
+        session.add(Quote(id="quote", account_id="acct", price_version=prices, model="yolov8n", model_version="v",
                           img_size=640, total_mt=1, list_mt=1, lines=[], expires_at=ended))  # fmt: skip
         session.flush()
         session.add(job)
