@@ -7,9 +7,10 @@ would take hours. Ids and digests are random, as they are in life: neighbours in
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from core.identity.tables import User
 from core.ledger.posting import reserved, settled
 from core.ledger.tables import Account
 from core.slots import slot_of
+from core.usage.latency import lower_bound_ms
 from core.usage.tables import OUTCOMES
 
 SEED = 20_261_124
@@ -34,6 +36,11 @@ JOBS_PER_CHUNK = 500
 SQLITE_CACHE_KIB = 4 * 2**20
 IMAGE_STEP = timedelta(milliseconds=137)
 MODELS, MODEL_SHARES = ("yolov8s-fall", "yolov8n", "yolov8l"), (52, 33, 15)
+# Who asks: the owner of the account, and his API keys.
+KEYS = 7
+# Means of the log-normal times that the model takes, in ms; what images show, and how often.
+MODEL_MS = {"yolov8s-fall": 90, "yolov8n": 40, "yolov8l": 400}
+CLASSES, CLASS_SHARES = (({"Normal": 2}, {"Normal": 1, "Fall": 1}, {"person": 3, "car": 2}, {}), (60, 20, 15, 5))
 HOUSE = "house:revenue"
 DETECTIONS = (
     '[{"class": 0, "name": "Normal", "confidence": 0.91, "box": {"x1": 10.0, "y1": 20.0, "x2": 110.0, "y2": 220.0}}]'
@@ -74,16 +81,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "usage_record": (
         *("id", "account_id", "job_id", "actor", "model", "model_version", "img_size", "input_height", "input_width"),
-        *("amount_mt", "outcome", "error_code", "wait_ms", "model_ms", "class_counts", "created_at"),
+        *("amount_mt", "given_back_mt", "outcome", "error_code", "wait_ms", "model_ms", "class_counts", "created_at"),
     ),
     "usage_slot": ("account_id", "model", "slot", *OUTCOMES, "amount_mt"),
     "usage_caller_slot": ("account_id", "actor", "model", "slot", *OUTCOMES, "amount_mt"),
+    "usage_given_back_slot": ("account_id", "actor", "model", "slot", "outcome", "amount_mt"),
+    "usage_latency_slot": ("account_id", "actor", "model", "slot", "from_ms", "images"),
+    "usage_class_slot": ("account_id", "actor", "model", "slot", "class_name", "objects"),
 }
 # Indexes whose keys are random are filled as in life. Made at the end, their pages would be packed, and each of the
 # measured insertions would split one.
 FILLED_INDEXES = (
     *("uq_hold_charge_key", "ix_entry_hold_id", "uq_entry_hold_end", "ix_job_image_charge_key", "ix_job_image_hold"),
 )
+DETAILS = ("usage_given_back_slot", "usage_latency_slot", "usage_class_slot")
 Rows = dict[str, list[tuple[Any, ...]]]
 Write = Callable[[str, Sequence[tuple[Any, ...]]], None]
 
@@ -112,6 +123,7 @@ class _Job:
     id: str
     quote_id: str
     model: str
+    actor: str
     began: str
 
     @property
@@ -126,7 +138,10 @@ class Author:
         self.account_id = f"acct_{draw.getrandbits(96):024x}"
         self.user_id = f"user_{draw.getrandbits(96):024x}"
         self.posted_mt = self.held_mt = self.version = 0
-        self.slots: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0] * (len(OUTCOMES) + 1))
+        self.actors = [self.user_id, *(f"key_{draw.getrandbits(96):024x}" for _ in range(KEYS))]
+        self.slots: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0] * (len(OUTCOMES) + 1))
+        # The roll-ups of few images, by caller, model and slot, and by what ends their keys.
+        self.details: dict[str, Counter[tuple[str, str, int, str | int]]] = {name: Counter() for name in DETAILS}
         self._plan, self._draw = plan, draw
         self._own, self._held = settled(self.account_id), reserved(self.account_id)
 
@@ -140,7 +155,13 @@ class Author:
             # A free image leaves no entry.
             outcomes = [outcome if outcome != "free" else "charged" for outcome in outcomes]
         (model,) = draw.choices(MODELS, MODEL_SHARES)
-        job = _Job(f"job_{draw.getrandbits(96):024x}", f"quote_{draw.getrandbits(96):024x}", model, began)
+        job = _Job(
+            f"job_{draw.getrandbits(96):024x}",
+            f"quote_{draw.getrandbits(96):024x}",
+            model,
+            draw.choice(self.actors),
+            began,
+        )
         lines = [(outcome, draw.randint(300, 9000), f"{draw.getrandbits(256):064x}") for outcome in outcomes]
         hold_ids = [None if outcome == "free" else f"hold_{draw.getrandbits(96):024x}" for outcome in outcomes]
         for hold_id, (_outcome, amount_mt, _key) in zip(hold_ids, lines, strict=True):
@@ -162,8 +183,9 @@ class Author:
             if hold_id is not None:
                 self._end_hold(rows, ended, job, hold_id, *line)
             if self._plan.with_runs:
-                self._tell(rows, ended, job, position, hold_id, *line)
-                sums = self.slots[model, slot_of(ends_at)]
+                slot = slot_of(ends_at)
+                self._tell(rows, ended, slot, job, position, hold_id, *line)
+                sums = self.slots[job.actor, model, slot]
                 sums[OUTCOMES.index(line[0])] += 1
                 sums[-1] += line[1] if line[0] == "charged" else 0
         if self._plan.with_runs:
@@ -185,7 +207,7 @@ class Author:
                 )
             )
             rows["job"].append(
-                (job.id, whose[0], job.quote_id, whose[1], *what, "finished", "bench", began, began, ended)
+                (job.id, whose[0], job.quote_id, job.actor, *what, "finished", "bench", began, began, ended)
             )
 
     def _end_hold(
@@ -252,6 +274,7 @@ class Author:
         self,
         rows: Rows,
         ended: str,
+        slot: int,
         job: _Job,
         position: int,
         hold_id: str | None,
@@ -262,11 +285,24 @@ class Author:
         """What an image leaves beside its entries: the job's line, usage, and with a charge result and receipt."""
         draw, whose = self._draw, self.account_id
         name, digest = f"line-7-{ended[:10]}-{position:04}.jpg", f"{draw.getrandbits(256):064x}"
-        what = job.model, job.version, 640
+        what, where = (job.model, job.version, 640), (job.actor, job.model, slot)
+        wait_ms, model_ms, classes, given_back_mt = None, None, dict[str, int](), 0
+        if outcome == "charged":
+            wait_ms, model_ms = (
+                round(draw.expovariate(1 / 20)),
+                round(MODEL_MS[job.model] * draw.lognormvariate(0, 0.2)),
+            )
+            (classes,) = draw.choices(CLASSES, CLASS_SHARES)
+            self.details["usage_latency_slot"][*where, lower_bound_ms(wait_ms + model_ms)] += 1
+            for class_name, objects in classes.items():
+                self.details["usage_class_slot"][*where, class_name] += objects
+        elif outcome != "free":
+            given_back_mt = amount_mt
+            self.details["usage_given_back_slot"][*where, outcome] += amount_mt
         rows["job_image"].append(
             (
                 *(f"img_{draw.getrandbits(96):024x}", job.id, position, name, digest, digest, 640, 640, key),
-                *(amount_mt if hold_id else 0, hold_id, outcome, None, 3, 41, ended, ended),
+                *(amount_mt if hold_id else 0, hold_id, outcome, None, wait_ms, model_ms, ended, ended),
             )
         )
         if outcome == "charged":
@@ -281,8 +317,8 @@ class Author:
         charged_mt = amount_mt if outcome == "charged" else 0
         rows["usage_record"].append(
             (
-                *(f"use_{draw.getrandbits(96):024x}", whose, job.id, self.user_id, *what, 640, 640, charged_mt),
-                *(outcome, None, 3, 41, '{"Normal": 2}', ended),
+                *(f"use_{draw.getrandbits(96):024x}", whose, job.id, job.actor, *what, 640, 640, charged_mt),
+                *(given_back_mt, outcome, None, wait_ms, model_ms, json.dumps(classes), ended),
             )
         )
 
@@ -318,9 +354,14 @@ def write_history(db: Database, plan: Plan) -> list[Author]:
                 _flush(write, rows)
                 rows = _no_rows()
         for author in authors:
-            for (model, slot), sums in sorted(author.slots.items()):
-                rows["usage_slot"].append((author.account_id, model, slot, *sums))
-                rows["usage_caller_slot"].append((author.account_id, author.user_id, model, slot, *sums))
+            by_model: dict[tuple[str, int], list[int]] = {}
+            for (actor, model, slot), sums in sorted(author.slots.items()):
+                rows["usage_caller_slot"].append((author.account_id, actor, model, slot, *sums))
+                before = by_model.get((model, slot), [0] * len(sums))
+                by_model[model, slot] = [one + more for one, more in zip(before, sums, strict=True)]
+            rows["usage_slot"] += [(author.account_id, *key, *sums) for key, sums in sorted(by_model.items())]
+            for table, counts in author.details.items():
+                rows[table] += [(author.account_id, *key, count) for key, count in sorted(counts.items())]
         _flush(write, rows)
     with db.write() as session:
         for author in authors:

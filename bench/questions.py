@@ -18,8 +18,11 @@ from core.ledger import ledger, roll_up, seal
 from core.ledger.tables import Account
 from core.pricing.receipts import Cursor, ReceiptFilter
 from core.pricing.tables import Receipt
-from core.services import account_view, admin, corrections, limits, receipts, statement, usage_report
+from core.services import account_view, admin, corrections, limits, receipts, statement, usage_details, usage_report
 from core.services.application import Application
+from core.usage import details as usage_charts
+from core.usage import queries
+from core.usage.queries import Selection
 
 # Days that begin at half an hour of UTC.
 ZONE = ZoneInfo("Asia/Kolkata")
@@ -65,8 +68,35 @@ def questions(app: Application, user: User) -> dict[str, Question]:
     def entries_of(view: str, **which: Any) -> Question:
         return lambda: account_view.list_transactions(app, user, kinds=VIEWS[view], limit=LONG_PAGE, **which)
 
-    def usage(days: int) -> Question:
-        return lambda: usage_report.report_usage(app, user, *days_until_today(days), zone=ZONE)
+    with app.db.read() as session:
+        actors = queries.used_actors(session, account_id)
+    one_key = Selection(actors=actors[:1], outcomes=["charged", "failed"])
+
+    def usage(days: int, **which: Any) -> Question:
+        return lambda: usage_report.report_usage(app, user, *days_until_today(days), zone=ZONE, **which)
+
+    def of_period(ask: Callable[..., object], days: int, **which: Any) -> Question:
+        return lambda: ask(app, user, *days_until_today(days), **which)
+
+    def details(days: int, **which: Any) -> dict[str, Question]:
+        """The charts beside the days, each by itself."""
+        words = f"{days} days" + (", a key, two outcomes" if which else "")
+        zoned = {"zone": ZONE, **which}
+
+        def chart(ask: Callable[..., object], **more: Any) -> Question:
+            return read(lambda session: ask(session, account_id, *days_until_today(days), *more.values(), **which))
+
+        shown = min(days, usage_details.LATENCY_DAYS_MAX)
+        times = read(
+            lambda session: usage_charts.sum_latencies(session, account_id, *days_until_today(shown), ZONE, **which)
+        )
+        return {
+            f"usage: hours and weekdays, {words}": chart(usage_charts.count_hours, zone=ZONE),
+            f"usage: times, {words}": times,
+            f"usage: classes, {words}": chart(usage_charts.count_classes),
+            f"usage: given back and refunded, {words}": of_period(usage_details.report_returns, days, **zoned),
+            f"usage: by key and person, {words}": of_period(usage_report.report_callers, days, **which),
+        }
 
     month = datetime.now(ZONE).replace(day=1) - timedelta(days=1)
     since, until = days_until_today(90)
@@ -79,6 +109,14 @@ def questions(app: Application, user: User) -> dict[str, Question]:
         "usage: 30 days and the 30 before": usage(30),
         "usage: 90 days and the 90 before": usage(90),
         "usage: 365 days": usage(365),
+        "usage: callers": lambda: usage_report.used_callers(app, user),
+        "usage: 90 days by key": usage(90, by="actor"),
+        "usage: 90 days, a key, two outcomes": usage(90, which=one_key),
+        "usage: 365 days by key": usage(365, by="actor"),
+        "usage: this month with its forecast": lambda: usage_details.report_month(app, user),
+        **details(90),
+        **details(90, which=one_key),
+        **details(365),
         **{f"transactions: {view}": entries_of(view) for view in VIEWS},
         **{f"transactions: {view}, 90 days": entries_of(view, since=since, until=until) for view in VIEWS},
         **{f"transactions: {view}, a page far back": entries_of(view, before_seq=newest_seq // 3) for view in VIEWS},

@@ -82,7 +82,7 @@ def usage(
     except ValueError:
         raise _wrong("start", "start and end lie on quarters of an hour, such as 2026-11-24T10:15:00Z.") from None
     days = [
-        {"day": one.day.isoformat(), "model": one.model, "tokens": tokens(one.amount_mt), "images": one.images}
+        {"day": one.day.isoformat(), "model": one.group, "tokens": tokens(one.amount_mt), "images": one.images}
         for one in report.by_day
     ]
     return JSONResponse({**period, "totals": usage_answer(report.totals), "days": days})

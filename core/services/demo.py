@@ -226,6 +226,7 @@ def _book_run(session: Session, user: User, work: _Work, images: Sequence[_Image
                 input_height=image.input_height,
                 input_width=image.input_width,
                 amount_mt=image.price_mt if is_charged else 0,
+                given_back_mt=image.price_mt if image.outcome in ("failed", "cancelled") else 0,
                 outcome=image.outcome,
                 error_code="inference_failed" if image.outcome == "failed" else None,
                 wait_ms=image.wait_ms if is_charged else None,

@@ -225,6 +225,7 @@ def _capture(session: Session, job: Job, image: JobImage, inference: Inference, 
         wait_ms=wait_ms,
         model_ms=model_ms,
         class_counts=counts,
+        given_back_mt=returned_mt,
     )
     balance = Balance(entry.posted_after_mt, entry.held_after_mt)
     return Charge(result.id, result.detections, receipt.id, amount_mt, inference.tiles_failed, balance, entry.seq)
@@ -322,7 +323,8 @@ def give_back(session: Session, job: Job, image: JobImage, status: str, error_co
         except HoldEndedError:
             pass  # expired by the sweeper: the money is back already
     if jobs.end_image(session, image.id, status, error_code=error_code):
-        _record(session, job, image, status, error_code=error_code)
+        given_back_mt = image.amount_mt if image.hold_id is not None else 0
+        _record(session, job, image, status, error_code=error_code, given_back_mt=given_back_mt)
 
 
 def _record(
@@ -337,6 +339,7 @@ def _record(
     wait_ms: int | None = None,
     model_ms: int | None = None,
     class_counts: dict[str, int] | None = None,
+    given_back_mt: int = 0,
 ) -> None:
     line = (quote or session.get_one(Quote, job.quote_id)).lines[image.position]
     add_record(
@@ -358,5 +361,6 @@ def _record(
             wait_ms=wait_ms,
             model_ms=model_ms,
             class_counts=class_counts or {},
+            given_back_mt=given_back_mt,
         ),
     )

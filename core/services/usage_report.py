@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, tzinfo
 
+from sqlmodel import Session
+
 from core.identity import api_keys, users
 from core.identity.callers import Caller
 from core.services.application import Application
 from core.usage import export, queries
-from core.usage.queries import DayUsage, Totals
+from core.usage.queries import EVERYTHING, By, CallerUsage, DayUsage, Selection, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,23 @@ def report_usage(
     end: datetime,
     *,
     zone: tzinfo,
-    models: Sequence[str] | None = None,
+    which: Selection = EVERYTHING,
+    by: By = "model",
+    before: tuple[datetime, datetime] | None = None,
 ) -> UsageReport:
     """Totals, the period before, days and outcomes of `start` ≤ t < `end`; days are those of `zone`.
+
+    What it is compared with is `before`, or a period as long that ends where this one starts.
 
     Raises `ValueError` when the period begins or ends within a quarter of an hour.
     """
     with app.db.read() as session:
-        by_day = queries.sum_days(session, user.account_id, start, end, zone, models=models)
-        before = queries.sum_days(session, user.account_id, *queries.previous_period(start, end), zone, models=models)
+        by_day = queries.sum_days(session, user.account_id, start, end, zone, which=which, by=by)
+        period = before or queries.previous_period(start, end)
+        previous = queries.sum_days(session, user.account_id, *period, zone, which=which)
     return UsageReport(
         totals=queries.sum_up(by_day),
-        previous=queries.sum_up(before),
+        previous=queries.sum_up(previous),
         days=queries.days_of(start, end, zone),
         by_day=by_day,
         outcomes=queries.by_outcome(by_day),
@@ -66,17 +73,30 @@ def report_usage(
 
 
 def report_callers(
-    app: Application, user: Caller, start: datetime, end: datetime, *, models: Sequence[str] | None = None
+    app: Application, user: Caller, start: datetime, end: datetime, *, which: Selection = EVERYTHING
 ) -> list[CallerReport]:
     """What each API key and each person used in `start` ≤ t < `end`; who used most comes first.
 
     Raises `ValueError` when the period begins or ends within a quarter of an hour.
     """
     with app.db.read() as session:
-        found = queries.sum_callers(session, user.account_id, start, end, models=models)
-        actors = [one.actor for one in found]
-        keys = {key.id: key for key in api_keys.find_keys(session, actors)}
-        emails = users.names_of(session, actors)
+        found = queries.sum_callers(session, user.account_id, start, end, which=which)
+        return _name(session, found)
+
+
+def used_callers(app: Application, user: Caller) -> dict[str, str]:
+    """Who the account has records of, in words, by the id of the API key or of the person."""
+    with app.db.read() as session:
+        nothing = queries.sum_up([])
+        actors = queries.used_actors(session, user.account_id)
+        named = _name(session, [CallerUsage(actor, nothing) for actor in actors])
+    return {one.actor: one.words for one in sorted(named, key=lambda one: one.words)}
+
+
+def _name(session: Session, found: Sequence[CallerUsage]) -> list[CallerReport]:
+    actors = [one.actor for one in found]
+    keys = {key.id: key for key in api_keys.find_keys(session, actors)}
+    emails = users.names_of(session, actors)
     return [
         CallerReport(one.actor, one.totals, name=key.name, prefix=key.prefix)
         if (key := keys.get(one.actor))
@@ -94,15 +114,16 @@ def add_up(callers: Sequence[CallerReport]) -> Totals:
 
 
 def records_csv(
-    app: Application, user: Caller, start: datetime, end: datetime, *, models: Sequence[str] | None = None
+    app: Application, user: Caller, start: datetime, end: datetime, *, which: Selection = EVERYTHING
 ) -> Iterator[str]:
     """Exactly the records behind a report, as CSV in pieces.
 
     It keeps one snapshot of the database open until it is read to its end, so write it somewhere first and hand that
     to a slow reader.
     """
+    callers = used_callers(app, user)
     with app.db.read() as session:
-        yield from export.records_csv(session, user.account_id, start, end, models=models)
+        yield from export.records_csv(session, user.account_id, start, end, callers=callers, which=which)
 
 
 def used_models(app: Application, user: Caller) -> list[str]:

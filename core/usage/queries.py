@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import Session, col
@@ -15,6 +15,30 @@ from core.slots import SLOTS_A_DAY, day_of, find_spans, slots_between
 from core.usage.tables import OUTCOMES, UsageCallerSlot, UsageSlot
 
 _SUMMED = (*OUTCOMES, "amount_mt")
+By = Literal["model", "actor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which images are meant: of these models, of these API keys and people (by id), with these outcomes.
+
+    None means all of them, an empty collection none.
+    """
+
+    models: Collection[str] | None = None
+    actors: Collection[str] | None = None
+    outcomes: Collection[str] | None = None
+
+    def has_outcome(self, outcome: str) -> bool:
+        """Whether images that ended so are meant."""
+        return self.outcomes is None or outcome in self.outcomes
+
+    def count(self, counts: Mapping[str, int]) -> Counter[str]:
+        """Images by outcome without those that are not meant."""
+        return Counter({name: count for name, count in counts.items() if self.has_outcome(name)})
+
+
+EVERYTHING = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +54,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class DayUsage:
-    """One model on one day of the reader's time zone; `outcomes` says how many images ended how."""
+    """One model, or one caller by id, on one day of the reader's zone; `outcomes` says how many images ended how."""
 
     day: date
-    model: str
+    group: str
     amount_mt: int
     outcomes: Mapping[str, int]
 
@@ -58,42 +82,40 @@ def sum_days(
     end: datetime,
     zone: tzinfo,
     *,
-    models: Collection[str] | None = None,
+    which: Selection = EVERYTHING,
+    by: By = "model",
 ) -> list[DayUsage]:
-    """Tokens and images by day (of `zone`) and model, of some models or of all.
+    """Tokens and images by day (of `zone`) and model or caller.
 
     Summed in the database from quarters of an hour. Raises `ValueError` when the period begins or ends within one.
     """
-    if models is None:
-        models = used_models(session, account_id)
+    # What tells no callers apart reads the shorter roll-up.
+    table: Any = UsageSlot if by == "model" and which.actors is None else UsageCallerSlot
+    group, where = getattr(table, by), narrow(session, account_id, table, which)
     amounts: Counter[tuple[date, str]] = Counter()
     outcomes: dict[tuple[date, str], Counter[str]] = {}
     for span in find_spans(start, end, zone):
-        day_number = (col(UsageSlot.slot) + span.shift) // SLOTS_A_DAY
-        sums = [func.sum(getattr(UsageSlot, name)) for name in _SUMMED]
+        day_number = (table.slot + span.shift) // SLOTS_A_DAY
         rows = session.execute(
-            select(day_number, col(UsageSlot.model), *sums)
-            .where(
-                col(UsageSlot.account_id) == account_id,
-                # Said so that the key is used: it has the model before the slot.
-                col(UsageSlot.model).in_(models),
-                col(UsageSlot.slot) >= span.start,
-                col(UsageSlot.slot) < span.end,
-            )
-            .group_by(day_number, col(UsageSlot.model))
+            select(day_number, group, *(func.sum(getattr(table, name)) for name in _SUMMED))
+            .where(*where, table.slot >= span.start, table.slot < span.end)
+            .group_by(day_number, group)
         )
-        for number, model, *counts, amount_mt in rows:
+        for number, name, *counts, amount_mt in rows:
+            found = which.count(dict(zip(OUTCOMES, map(int, counts), strict=True)))
+            if not found.total():
+                continue
             # A day on which the clocks change lies in two spans. PostgreSQL sums BIGINT as NUMERIC.
-            key = day_of(number), model
-            amounts[key] += int(amount_mt)
-            outcomes.setdefault(key, Counter()).update(dict(zip(OUTCOMES, map(int, counts), strict=True)))
-    return [DayUsage(day, model, amounts[day, model], outcomes[day, model]) for day, model in sorted(outcomes)]
+            key = day_of(number), name
+            amounts[key] += int(amount_mt) if which.has_outcome("charged") else 0
+            outcomes.setdefault(key, Counter()).update(found)
+    return [DayUsage(day, name, amounts[day, name], outcomes[day, name]) for day, name in sorted(outcomes)]
 
 
 def sum_callers(
-    session: Session, account_id: str, start: datetime, end: datetime, *, models: Collection[str] | None = None
+    session: Session, account_id: str, start: datetime, end: datetime, *, which: Selection = EVERYTHING
 ) -> list[CallerUsage]:
-    """Tokens and images by who asked, of some models or of all; who used most comes first.
+    """Tokens and images by who asked; who used most comes first.
 
     Raises `ValueError` when the period begins or ends within a quarter of an hour.
     """
@@ -101,20 +123,31 @@ def sum_callers(
     rows = session.execute(
         select(col(UsageCallerSlot.actor), *(func.sum(getattr(UsageCallerSlot, name)) for name in _SUMMED))
         .where(
-            col(UsageCallerSlot.account_id) == account_id,
-            # Said so that the key is used: it has both before the slot.
-            col(UsageCallerSlot.actor).in_(used_actors(session, account_id)),
-            col(UsageCallerSlot.model).in_(used_models(session, account_id) if models is None else models),
+            *narrow(session, account_id, UsageCallerSlot, which),
             col(UsageCallerSlot.slot) >= first,
             col(UsageCallerSlot.slot) < last,
         )
         .group_by(col(UsageCallerSlot.actor))
     )
-    found = [
-        CallerUsage(actor, _totals(int(amount_mt), dict(zip(OUTCOMES, map(int, counts), strict=True))))
-        for actor, *counts, amount_mt in rows
-    ]
+    found = []
+    for actor, *counts, amount_mt in rows:
+        images = which.count(dict(zip(OUTCOMES, map(int, counts), strict=True)))
+        if images.total():
+            charged_mt = int(amount_mt) if which.has_outcome("charged") else 0
+            found.append(CallerUsage(actor, _totals(charged_mt, images)))
     return sorted(found, key=lambda one: (-one.totals.amount_mt, -one.totals.images, one.actor))
+
+
+def narrow(session: Session, account_id: str, table: Any, which: Selection) -> list[ColumnElement[bool]]:
+    """The conditions of an account's models and callers in a roll-up.
+
+    Also where all are meant they are named, so that the key is used: it has them before the slot.
+    """
+    models = used_models(session, account_id) if which.models is None else which.models
+    where = [table.account_id == account_id, table.model.in_(models)]
+    if hasattr(table, "actor"):
+        where.append(table.actor.in_(used_actors(session, account_id) if which.actors is None else which.actors))
+    return where
 
 
 def used_models(session: Session, account_id: str) -> list[str]:

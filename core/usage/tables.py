@@ -40,12 +40,19 @@ class UsageRecord(SQLModel, table=True):
     input_width: int
     tiles: int = 0
     amount_mt: int = Field(sa_type=BigInteger)
+    # Of what was held, so much went back at its end; None where a record is older than this column.
+    given_back_mt: int | None = Field(default=None, sa_type=BigInteger)
     outcome: str
     error_code: str | None = None
     wait_ms: int | None = None
     model_ms: int | None = None
     class_counts: dict[str, int] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+    @property
+    def latency_ms(self) -> int | None:
+        """How long the image waited and ran; None unless both were measured."""
+        return None if self.wait_ms is None or self.model_ms is None else self.wait_ms + self.model_ms
 
     def as_row(self) -> dict[str, Any]:
         """The record as one line of the CSV export."""
@@ -63,8 +70,9 @@ class UsageRecord(SQLModel, table=True):
             "model_ms": "" if self.model_ms is None else self.model_ms,
             "classes": "; ".join(f"{name} {count}" for name, count in self.class_counts.items()),
             "job": self.job_id or "",
-            # Last: who reads by column finds the others where they were.
+            # New ones last: who reads by column finds the others where they were.
             "tiles": self.tiles,
+            "tokens_given_back": "" if self.given_back_mt is None else str(from_millitokens(self.given_back_mt)),
         }
 
 
@@ -115,3 +123,61 @@ class UsageCallerSlot(SQLModel, table=True):
     cancelled: int = Field(default=0, sa_type=BigInteger)
     interrupted: int = Field(default=0, sa_type=BigInteger)
     amount_mt: int = Field(default=0, sa_type=BigInteger)
+
+
+class UsageGivenBackSlot(SQLModel, table=True):
+    """What was held and went back in a quarter of an hour, by caller, model and outcome: only the few that did.
+
+    An image that was charged gives something back when some of its tiles failed.
+    """
+
+    __tablename__ = "usage_given_back_slot"
+    __table_args__ = (
+        CheckConstraint("amount_mt > 0", name="usage_given_back_positive"),
+        {"sqlite_with_rowid": False},
+    )
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    actor: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    outcome: str = Field(primary_key=True)
+    amount_mt: int = Field(sa_type=BigInteger)
+
+
+class UsageLatencySlot(SQLModel, table=True):
+    """How long images waited and ran, as a histogram of a quarter of an hour by caller and model.
+
+    `images` took `from_ms` or more and less than the next bound (`core.usage.latency`). Images without a figure,
+    such as free ones, are not in it.
+    """
+
+    __tablename__ = "usage_latency_slot"
+    __table_args__ = (
+        CheckConstraint("from_ms >= 0 AND images > 0", name="usage_latency_positive"),
+        {"sqlite_with_rowid": False},
+    )
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    actor: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    from_ms: int = Field(primary_key=True, sa_type=BigInteger)
+    images: int = Field(sa_type=BigInteger)
+
+
+class UsageClassSlot(SQLModel, table=True):
+    """The objects that charged images of a quarter of an hour showed, by caller, model and class."""
+
+    __tablename__ = "usage_class_slot"
+    __table_args__ = (
+        CheckConstraint("objects > 0", name="usage_class_positive"),
+        {"sqlite_with_rowid": False},
+    )
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    actor: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+    class_name: str = Field(primary_key=True)
+    objects: int = Field(sa_type=BigInteger)

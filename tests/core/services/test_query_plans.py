@@ -24,25 +24,45 @@ from core.jobs.turns import Turns
 from core.ledger import ledger, roll_up, seal
 from core.pricing.receipts import Cursor, ReceiptFilter
 from core.pricing.unrun import sum_stored
-from core.services import account_view, corrections, limits, receipts, retention, statement, usage_report, webhooks
+from core.services import (
+    account_view,
+    corrections,
+    limits,
+    receipts,
+    retention,
+    statement,
+    usage_details,
+    usage_report,
+    webhooks,
+)
 from core.services.application import Application
+from core.usage.queries import Selection
 from tests.core.jobs.messages import add_messages
 
 GROWING = {"entry", "entry_slot", "hold", "job", "job_image", "quote", "receipt", "result", "seal", "usage_record",
-           "usage_slot", "usage_caller_slot", "webhook_delivery"}  # fmt: skip
+           "usage_slot", "usage_caller_slot", "usage_given_back_slot",
+           "usage_latency_slot", "usage_class_slot", "webhook_delivery"}  # fmt: skip
 START, END = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
 USER = User(account_id="acct", is_operator=True)
 MAY = ReceiptFilter("", START, END)
+SOME_MODELS = Selection(models=["a", "b"])
+SOME = Selection(["a", "b"], ["key_1"], ["charged", "failed"])
 KINDS = ("top_up", "capture", "refund", "adjustment")
 
 Ask = Callable[[Application, Any], object]
 QUESTIONS: dict[str, Ask] = {
     "balance": lambda app, _session: limits.find_low_balance(app, USER),
     "open images": lambda app, _session: account_view.count_open_images(app, USER),
-    "usage": lambda app, _session: usage_report.report_usage(app, USER, START, END, zone=UTC, models=["a", "b"]),
+    "usage": lambda app, _session: usage_report.report_usage(app, USER, START, END, zone=UTC, which=SOME_MODELS),
     "used models": lambda app, _session: usage_report.used_models(app, USER),
-    "usage by key": lambda app, _session: usage_report.report_callers(app, USER, START, END, models=["a", "b"]),
+    "usage by key": lambda app, _session: usage_report.report_callers(app, USER, START, END, which=SOME_MODELS),
     "usage as CSV": lambda app, _session: list(usage_report.records_csv(app, USER, START, END)),
+    "usage by day and key": lambda app, _session: usage_report.report_usage(
+        app, USER, START, END, zone=UTC, which=SOME, by="actor"
+    ),
+    "usage: details": lambda app, _session: usage_details.report_details(app, USER, START, END, zone=UTC, which=SOME),
+    "usage: returns": lambda app, _session: usage_details.report_returns(app, USER, START, END, zone=UTC, which=SOME),
+    "usage of the month": lambda app, _session: usage_details.report_month(app, USER, which=SOME),
     "transactions": lambda app, _session: account_view.list_transactions(app, USER, kinds=KINDS, limit=9),
     "top-ups": lambda app, _session: account_view.list_transactions(app, USER, kinds=["top_up"], before_seq=9),
     "transactions of May": lambda app, _session: account_view.list_transactions(app, USER, since=START, until=END),
@@ -88,6 +108,9 @@ MUST_USE = {
     "receipts by name": "COVERING INDEX ix_receipt_account (account_id=? AND created_at>? AND created_at<?)",
     "usage": "PRIMARY KEY (account_id=? AND model=? AND slot>? AND slot<?)",
     "usage by key": "PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>? AND slot<?)",
+    "usage by day and key": "PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>? AND slot<?)",
+    "usage: details": "usage_class_slot USING PRIMARY KEY (account_id=? AND actor=? AND model=? AND slot>?",
+    "usage: returns": "ix_entry_not_usage_created (account_id=? AND created_at>? AND created_at<?)",
     "who caused charges": "(account_id=? AND seq=?)",
     "webhooks": "ix_webhook_account (account_id=? AND created_at<?)",
     "webhooks pending": "ix_webhook_pending (account_id=?)",

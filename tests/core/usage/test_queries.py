@@ -68,7 +68,10 @@ def test_period_is_half_open_and_own(db: Database, account_id: str) -> None:
     """The start belongs to a period, the end does not, and nobody sees another's images."""
 
     def amounts(end: datetime, models: Collection[str] | None = None) -> list[int]:
-        return [one.amount_mt for one in queries.sum_days(session, account_id, NOON, end, UTC, models=models)]
+        return [
+            one.amount_mt
+            for one in queries.sum_days(session, account_id, NOON, end, UTC, which=queries.Selection(models))
+        ]
 
     with db.read() as session:
         found = queries.sum_days(session, account_id, NOON, NOON + timedelta(days=2), UTC)
@@ -89,11 +92,11 @@ def test_days_are_those_of_the_reader(db: Database, account_id: str) -> None:
         in_utc, in_shanghai = (
             queries.sum_days(session, account_id, NOON, NOON + timedelta(hours=6), zone) for zone in (UTC, SHANGHAI)
         )
-    assert [(day.day, day.model, day.amount_mt, day.images) for day in in_utc] == [
+    assert [(day.day, day.group, day.amount_mt, day.images) for day in in_utc] == [
         (date(2026, 3, 10), "yolov8l", 2500, 1),
         (date(2026, 3, 10), "yolov8s", 1000, 1),
     ]
-    assert [(day.day, day.model) for day in in_shanghai] == [
+    assert [(day.day, day.group) for day in in_shanghai] == [
         (date(2026, 3, 10), "yolov8s"),
         (date(2026, 3, 11), "yolov8l"),
     ]
@@ -151,9 +154,9 @@ def test_the_roll_up_says_what_the_records_say(db: Database) -> None:
                 end = datetime.combine(first + timedelta(days=length), time.min, tzinfo=zone)
                 models = draw.choice((None, every[:1], every[1:], every))
                 for period in ((start, end), queries.previous_period(start, end)):
-                    found = queries.sum_days(session, mine, *period, zone, models=models)
+                    found = queries.sum_days(session, mine, *period, zone, which=queries.Selection(models))
                     expected = sum_in_python(own, *period, zone, models or every)
-                    assert [(day.day, day.model, day.amount_mt, day.outcomes) for day in found] == expected, (
+                    assert [(day.day, day.group, day.amount_mt, day.outcomes) for day in found] == expected, (
                         f"{zone} {period} {models}"
                     )
                     assert {day.day for day in found} <= set(queries.days_of(*period, zone))
@@ -188,7 +191,7 @@ def test_usage_by_caller_says_what_the_records_say(db: Database) -> None:
                     sums.update({one.outcome: 1, "images": 1, "mt": one.amount_mt})
             if number == 0:
                 expected = {}
-            found = queries.sum_callers(session, mine, start, end, models=models)
+            found = queries.sum_callers(session, mine, start, end, which=queries.Selection(models))
             assert {one.actor: one.totals for one in found} == {
                 actor: queries.Totals(
                     sums["mt"], sums["images"], sums["charged"], sums["free"],
@@ -239,14 +242,19 @@ def test_csv_is_the_records(db: Database, account_id: str, monkeypatch: pytest.M
     """One line a record with exact tokens, in pieces; without records still the header."""
     monkeypatch.setattr(export, "ROWS_PER_PIECE", 2)
     with db.read() as session:
-        pieces = list(export.records_csv(session, account_id, NOON, NOON + timedelta(days=2, microseconds=1)))
-        only = list(export.records_csv(session, account_id, NOON, NOON + timedelta(days=9), models=["yolov8l"]))
-        none = list(export.records_csv(session, account_id, NOON, NOON))
+        names = {"ann": "=Ann"}
+        pieces = list(
+            export.records_csv(session, account_id, NOON, NOON + timedelta(days=2, microseconds=1), callers=names)
+        )
+        large = queries.Selection(["yolov8l"], ["ann"], ["charged"])
+        only = list(export.records_csv(session, account_id, NOON, NOON + timedelta(days=9), callers=names, which=large))
+        none = list(export.records_csv(session, account_id, NOON, NOON, callers=names))
     assert [piece.count("\n") for piece in pieces] == [1, 2, 2, 2]
     rows = list(csv.DictReader(io.StringIO("".join(pieces))))
     assert [row["tokens"] for row in rows] == ["1.000", "2.500", "0.000", "0.000", "0.000", "1.000"]
     assert rows[0]["time_utc"] == "2026-03-10T12:00:00+00:00"
     assert rows[0]["classes"] == "Normal 2"
+    assert (rows[0]["caller"], rows[0]["caller_id"]) == ("'=Ann", "ann"), "no formula"
     assert [row["model"] for row in csv.DictReader(io.StringIO("".join(only)))] == ["yolov8l"]
     assert none == pieces[:1]
 
