@@ -35,6 +35,7 @@ from gateway import (
     docs,
     events,
     metrics,
+    my_data,
     openapi,
     receipts,
     results,
@@ -65,7 +66,7 @@ def create_api() -> FastAPI:
         dependencies=[Depends(require_text)],
     )
     add_handlers(api)
-    for module in (detect, runs, events, results, receipts, account, webhooks, metrics, docs):
+    for module in (detect, runs, events, results, receipts, account, my_data, webhooks, metrics, docs):
         api.include_router(module.router)
     api.add_middleware(HeadAsGet)
 

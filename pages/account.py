@@ -36,6 +36,7 @@ def show_profile() -> None:
         facts[_("Operator")] = _("you run this installation")
     show_facts(facts)
     show_time_zone()
+    show_export()
 
 
 def show_time_zone() -> None:
@@ -62,6 +63,18 @@ def show_time_zone() -> None:
             zone=app.settings.billing_time_zone
         )
     )
+
+
+def show_export() -> None:
+    """All that is stored, as files to take along."""
+    st.subheader(_("Your data"))
+    st.caption(
+        _(
+            "Profile, API keys without their secrets, transactions, receipts, usage, runs with their results, and what "
+            "you did: as JSON and CSV in one ZIP. Pictures are not in it: take them from their runs."
+        )
+    )
+    st.link_button(_("Export my data (ZIP)"), "/v1/my-data.zip", icon=":material/download:")
 
 
 SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {

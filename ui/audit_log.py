@@ -20,6 +20,7 @@ def action_words(action: str) -> str:
         "user.sign_up": _("signed up"),
         "user.sign_in": _("signed in"),
         "user.change_password": _("changed the password"),
+        "user.export_data": _("exported the data"),
         "user.end_session": _("ended a sign-in"),
         "user.end_other_sessions": _("ended all other sign-ins"),
         "user.set_time_zone": _("chose a time zone"),

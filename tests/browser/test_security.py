@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,14 @@ def test_sessions_password_and_time_zone(browser: Browser, server: Server, artif
     page.get_by_role("option", name="Pacific/Kiritimati").click()
     expect(since).not_to_have_text(before, timeout=30_000)
     page.screenshot(path=artifacts / "profile-time-zone.png")
+
+    link = page.get_by_role("link", name="Export my data (ZIP)").get_attribute("href")
+    assert link is not None
+    answer = page.request.get(f"{server.url}{link}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(answer.body())) as archive:
+        assert json.loads(archive.read("profile.json"))["email"] == EMAIL
+        assert json.loads(archive.read("profile.json"))["time_zone"] == "Pacific/Kiritimati"
     here.close()
     there.close()
 

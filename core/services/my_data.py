@@ -1,0 +1,224 @@
+"""All that is stored about somebody and his account, as one ZIP of files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import count
+from typing import Any, BinaryIO
+
+from core.csv_text import plain_cell
+from core.db import utcnow
+from core.errors import RateLimitedError
+from core.identity import audit_log
+from core.identity.audit_log import record_event
+from core.identity.tables import User
+from core.jobs import jobs, results
+from core.jobs.tables import Job, JobImage, Result
+from core.ledger.tables import Account
+from core.money import from_millitokens
+from core.pricing.receipts import ReceiptFilter
+from core.services import account_view, api_keys, limits, receipts, team, usage_report
+from core.services.application import Application
+from core.slots import SLOT
+
+ROWS_PER_READ = 1000
+RETRY_AFTER_S = 60
+# Each reads a whole history: one at a time, whoever asks.
+_making = threading.Lock()
+
+README = """This is what VisionMeter stores about you and your account. Times are UTC, amounts are in tokens.
+
+profile.json       you, your account, its balance and its limits
+api_keys.json      API keys without their secrets, which are not stored
+transactions.csv   every entry of the ledger, newest first
+receipts.csv       every charge with all that its price is made of
+usage.csv          every picture that was processed, oldest first
+runs.jsonl         a run a line, with its pictures and what was found on them
+activity.csv       what you did, newest first
+
+Pictures are not in it: a run's page gives them, drawn or with their labels.
+"""
+
+
+def write_my_data(app: Application, user: User, file: BinaryIO) -> None:
+    """Write the ZIP; few rows are in memory at once. Raises `RateLimitedError` while another one is being made."""
+    if not _making.acquire(blocking=False):
+        raise RateLimitedError(
+            "Another export is being made: ask for yours again in a minute.",
+            limit="exports",
+            limit_max=1,
+            retry_after_s=RETRY_AFTER_S,
+        )
+    try:
+        with app.db.write() as session:
+            record_event(session, actor=user.id, action="user.export_data", subject=user.id, account_id=user.account_id)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, make in _files().items():
+                with archive.open(name, "w", force_zip64=True) as member:
+                    for piece in make(app, user):
+                        member.write(piece.encode())
+    finally:
+        _making.release()
+
+
+def _files() -> dict[str, Callable[[Application, User], Iterable[str]]]:
+    return {
+        "README.txt": lambda _app, _user: [README],
+        "profile.json": _profile,
+        "api_keys.json": _api_keys,
+        "transactions.csv": _transactions,
+        "receipts.csv": lambda app, user: receipts.receipts_csv(app, user, ReceiptFilter()),
+        "usage.csv": _usage,
+        "runs.jsonl": _runs,
+        "activity.csv": _activity,
+    }
+
+
+def _profile(app: Application, user: User) -> Iterator[str]:
+    account, balance = account_view.get_account(app, user), account_view.get_balance(app, user)
+    caps = limits.get_limits(app, user)
+    yield _json(
+        {
+            "id": user.id,
+            "email": user.email,
+            "role": user.role,
+            "language": user.language,
+            "time_zone": user.time_zone,
+            "created_at": user.created_at,
+            "last_sign_in_at": user.last_sign_in_at,
+            "account": {
+                "id": account.id,
+                "name": account.name,
+                "status": account.status,
+                "plan": account.plan,
+                "created_at": account.created_at,
+                "settled": _tokens(balance.posted_mt),
+                "held": _tokens(balance.held_mt),
+                "cap_a_day": _tokens(caps.day_cap_mt),
+                "cap_a_month": _tokens(caps.month_cap_mt),
+            },
+        }
+    )
+
+
+def _api_keys(app: Application, user: User) -> Iterator[str]:
+    names = ("id", "name", "prefix", "created_by", "models", "networks", "manages_keys")
+    times = ("created_at", "expires_at", "revoked_at", "last_used_at")
+    yield _json(
+        [
+            {
+                **{name: getattr(view.key, name) for name in (*names, *times)},
+                "state": view.state,
+                "cap_a_day": _tokens(view.day_cap_mt),
+                "cap_a_month": _tokens(view.month_cap_mt),
+            }
+            for view in api_keys.list_keys(app, user)
+        ]
+    )
+
+
+def _transactions(app: Application, user: User) -> Iterator[str]:
+    actors = team.actor_names(app, user.account_id)
+    before: int | None = None
+    for number in count():
+        entries = account_view.list_transactions(app, user, before_seq=before, limit=ROWS_PER_READ)
+        text = account_view.transactions_csv(entries, actors=actors)
+        # The header is the first one's.
+        yield text if number == 0 else text.partition("\n")[2]
+        if len(entries) < ROWS_PER_READ:
+            return
+        before = entries[-1].seq
+
+
+def _usage(app: Application, user: User) -> Iterator[str]:
+    with app.db.read() as session:
+        first = session.get_one(Account, user.account_id).created_at
+    return usage_report.records_csv(app, user, _quarter(first), _quarter(utcnow()) + SLOT)
+
+
+def _runs(app: Application, user: User) -> Iterator[str]:
+    before: tuple[datetime, str] | None = None
+    while True:
+        with app.db.read() as session:
+            page = jobs.list_jobs(session, user.account_id, limit=50, before=before)
+        for job in page:
+            with app.db.read() as session:
+                images = jobs.list_images(session, job.id)
+                found = results.get_results(session, user.account_id, {image.charge_key for image in images})
+            yield json.dumps(_run(job, images, found), ensure_ascii=False, default=_time) + "\n"
+        if not page:
+            return
+        before = page[-1].created_at, page[-1].id
+
+
+def _run(job: Job, images: Iterable[JobImage], found: dict[str, Result]) -> dict[str, Any]:
+    names = ("id", "model", "model_version", "img_size", "tile_px", "actor", "created_at", "finished_at")
+    return {
+        **{name: getattr(job, name) for name in names},
+        "images": [
+            {
+                "name": image.name,
+                "sha256": image.image_sha256,
+                "height": image.height,
+                "width": image.width,
+                "status": image.status,
+                "error_code": image.error_code,
+                "tokens": _tokens(image.amount_mt if image.status == "charged" else 0),
+                "predictions": found[image.charge_key].detections if image.charge_key in found else None,
+            }
+            for image in images
+        ],
+    }
+
+
+def _activity(app: Application, user: User) -> Iterator[str]:
+    yield _csv([("time_utc", "action", "subject", "details")])
+    before: tuple[datetime, str] | None = None
+    while True:
+        with app.db.read() as session:
+            events = audit_log.list_events(session, account_id=user.account_id, before=before, limit=ROWS_PER_READ)
+        if not events:
+            return
+        yield _csv(
+            [
+                (
+                    _time(event.created_at),
+                    event.action,
+                    event.subject,
+                    json.dumps(event.details, ensure_ascii=False) if event.details else "",
+                )
+                for event in events
+                if event.actor == user.id
+            ]
+        )
+        before = events[-1].created_at, events[-1].id
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=2, default=_time) + "\n"
+
+
+def _csv(rows: Iterable[Iterable[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([plain_cell(cell) for cell in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _time(moment: object) -> str:
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{type(moment).__name__} has no place in an export")
+    return moment.isoformat(timespec="seconds")
+
+
+def _tokens(amount_mt: int | None) -> str | None:
+    return None if amount_mt is None else str(from_millitokens(amount_mt))
+
+
+def _quarter(moment: datetime) -> datetime:
+    return moment.replace(minute=moment.minute // 15 * 15, second=0, microsecond=0)
