@@ -87,11 +87,12 @@ class Settings(BaseSettings):
     runner_threads: int = Field(
         default=2, ge=1, le=64, description="Images of jobs that are prepared at the same time."
     )
-    backend: Literal["auto", "openvino", "onnxruntime", "torch"] = Field(
+    backend: Literal["auto", "measured", "openvino", "onnxruntime", "torch"] = Field(
         default="auto",
         description=(
             "What computes: `openvino`, `onnxruntime` or `torch`. `auto` takes the first of them that works on a "
-            "processor, and `torch` on a GPU."
+            "processor, and `torch` on a GPU; `measured` measures them at every start, for some seconds, and takes the "
+            "fastest that finds what `torch` finds."
         ),
     )
     models_loaded_max: int = Field(default=3, ge=1, le=64, description="Models kept in memory at once.")

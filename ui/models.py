@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 import streamlit as st
 
 from core.errors import VisionMeterError
+from core.inference.backends.probe import ProbeReport
 from core.inference.canaries import PERCENT_MAX
 from core.inference.catalogue import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from core.inference.registry import ModelState
@@ -55,6 +56,8 @@ def show_models() -> None:
         key=f"models_{hash(tuple(line.model.name for line in lines))}",
     )
     st.caption(_margin_words(overview.margins))
+    if app.backends_measured is not None:
+        st.caption(_backend_words(app.backends_measured))
     if event.selection.rows:
         _show_model(lines[event.selection.rows[0]])
     else:
@@ -62,6 +65,16 @@ def show_models() -> None:
     _show_fetch([line.model.name for line in overview.lines if line.state is ModelState.FETCHABLE])
     with st.expander(_("Add a model"), icon=":material/add:"):
         _show_add()
+
+
+def _backend_words(report: ProbeReport) -> str:
+    """What was measured at start, the fastest first."""
+    taken = sorted((one for one in report.measured if one.ms is not None), key=lambda one: one.ms or 0)
+    words = _("Measured at start, milliseconds for a picture of 640 × 640: {times}. {backend} serves.").format(
+        times=", ".join(f"{one.backend} {one.ms}" for one in taken), backend=report.chosen
+    )
+    problems = [f"{one.backend} ({plain(one.problem)})" for one in report.measured if one.problem is not None]
+    return words + (" " + _("Not taken: {backends}.").format(backends=", ".join(problems)) if problems else "")
 
 
 def _margin_cells(line: ModelLine) -> dict[str, str]:

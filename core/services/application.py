@@ -20,6 +20,7 @@ from core.redis_link import RedisLink
 
 # torch takes seconds to import: a command that only reads the database does without.
 if TYPE_CHECKING:
+    from core.inference.backends.probe import ProbeReport
     from core.inference.engine import Engine
     from core.inference.registry import Registry
 
@@ -40,6 +41,7 @@ class Application:
     redis: RedisLink | None = None
     hands: Hands = field(default_factory=Hands)
     prices: KnownPrices = field(default_factory=KnownPrices)
+    backends_measured: ProbeReport | None = None
 
     def close(self) -> None:
         """Close the connections to the database and to Redis."""
@@ -50,10 +52,10 @@ class Application:
 
 def open_application(settings: Settings) -> Application:
     """Migrate the database, store the default prices, put the embedded model in place; starts no thread."""
-    from core.inference.backends.choose import open_networks
     from core.inference.embedded import place_embedded_model
     from core.inference.engine import Engine, choose_device
     from core.inference.registry import Registry
+    from core.services.serving import measure_backends, open_serving
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     db = Database(settings.sqlalchemy_url)
@@ -67,8 +69,10 @@ def open_application(settings: Settings) -> Application:
     except VisionMeterError as error:
         log.error("%s", error.message)
     device = choose_device(settings.device)
+    cache_dir = converted_dir(settings)
+    report = measure_backends(settings, registry, device, cache_dir=cache_dir)
     engine = Engine(
-        open_networks(device, cache_dir=converted_dir(settings), backend=settings.backend),
+        open_serving(settings, device, cache_dir=cache_dir, report=report),
         device=device,
         queue_max=settings.engine_queue_max,
         models_loaded_max=settings.models_loaded_max,
@@ -88,6 +92,7 @@ def open_application(settings: Settings) -> Application:
         ),
         rates=RateLimiter(read_limits(settings), redis),
         redis=redis,
+        backends_measured=report,
     )
 
 

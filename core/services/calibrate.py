@@ -12,7 +12,6 @@ from core.db import Database, utcnow
 from core.errors import CalibrationRefusedError, ConfigError, InvalidImageSizeError, ModelNotReadyError
 from core.geometry import IMG_SIZES_PX
 from core.identity.audit_log import record_event
-from core.inference.backends.choose import open_networks
 from core.inference.calibration import Clock, Subject, count_gflops, describe_machine, load_now, make_shapes, measure
 from core.inference.embedded import place_embedded_model
 from core.inference.engine import choose_device
@@ -22,6 +21,7 @@ from core.inference.untrained import build_untrained
 from core.pricing.book import Prices, adopt_book, current_prices
 from core.services.application import converted_dir
 from core.services.calibration_report import Calibration, Measurement, compare
+from core.services.serving import measure_backends, open_serving
 
 REFERENCE_MODEL = "yolov8s"
 ACTOR = "command:calibrate"
@@ -54,8 +54,9 @@ def calibrate(
     wanted = [registry.get(name) for name in dict.fromkeys(models)] or list(registry.models())
     with tempfile.TemporaryDirectory(prefix="visionmeter-calibrate-") as folder:
         temporary = Path(folder)
-        serving = open_networks(device, cache_dir=converted_dir(settings), backend=settings.backend)
-        passing = open_networks(device, cache_dir=temporary / "converted", backend=settings.backend)
+        report = measure_backends(settings, registry, device, cache_dir=converted_dir(settings))
+        serving = open_serving(settings, device, cache_dir=converted_dir(settings), report=report)
+        passing = open_serving(settings, device, cache_dir=temporary / "converted", report=report)
         subjects: list[Subject] = []
         try:
             for model in wanted:

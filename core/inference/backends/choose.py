@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,8 @@ from core.inference.weights import require_task
 log = logging.getLogger("visionmeter")
 
 Backend = Literal["auto", "openvino", "onnxruntime", "torch"]
+# In the order of preference where nothing was measured.
+ON_PROCESSORS = ("openvino", "onnxruntime")
 
 
 def count_cores() -> int:
@@ -60,17 +62,17 @@ def _open(name: str, version: ModelVersion, *, device: torch.device, cache_dir: 
 
 
 def open_networks(
-    device: torch.device, *, cache_dir: Path, backend: Backend = "auto"
+    device: torch.device, *, cache_dir: Path, backend: Backend = "auto", preferred: Sequence[str] = ON_PROCESSORS
 ) -> Callable[[ModelVersion], Network]:
     """What opens the network of a version on a device; converted ones are kept in `cache_dir`.
 
-    `auto` takes OpenVINO on a processor, ONNX Runtime where that does not work, and torch where neither does and on
-    every other device. `core.inference.backends.probe` measures which is the fastest here.
+    `auto` takes the first of the `preferred` that works on a processor, and torch where none does and on every other
+    device. `core.inference.backends.probe` measures which is the fastest here.
     """
     cores = count_cores()
 
     def open_network(version: ModelVersion) -> Network:
-        wanted = (backend,) if backend != "auto" else ("openvino", "onnxruntime") if device.type == "cpu" else ()
+        wanted = (backend,) if backend != "auto" else preferred if device.type == "cpu" else ()
         for name in wanted:
             try:
                 return open_backend(name, version, device=device, cache_dir=cache_dir, cores=cores)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import WeightsRefusedError
-from core.inference.backends.choose import count_cores, open_backend
+from core.inference.backends.choose import ON_PROCESSORS, count_cores, open_backend
 from core.inference.backends.network import Arrays, Network, NetworkFacts
 from core.inference.registry import ModelVersion
 
@@ -55,6 +55,15 @@ class ProbeReport:
     cores: int
     measured: tuple[Measured, ...]
 
+    @property
+    def preferred(self) -> tuple[str, ...]:
+        """What to try on a processor before torch, the fastest first; none that was not taken."""
+        if self.chosen == "torch":
+            return ()
+        times = {result.backend: result.ms for result in self.measured if result.ms is not None}
+        others = sorted((name for name in times if name not in ("torch", self.chosen)), key=lambda name: times[name])
+        return self.chosen, *others
+
 
 @dataclass(slots=True)
 class _Candidate:
@@ -69,7 +78,7 @@ def choose_backend(
     *,
     device: torch.device,
     cache_dir: Path,
-    candidates: Sequence[str] = ("openvino", "onnxruntime"),
+    candidates: Sequence[str] = ON_PROCESSORS,
 ) -> ProbeReport:
     """Measure torch and the candidates with one model, in turns, for some seconds. Raises `WeightsRefusedError`.
 
