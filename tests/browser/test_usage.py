@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from core.db import utcnow
 from core.services import api_keys, demo, limits
 from core.services.api_key_settings import KeySettings
-from core.services.sign_in import set_language
+from core.services.profile import set_language
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
 from tests.browser.conftest import Server, settle, sign_in, sign_up

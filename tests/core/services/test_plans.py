@@ -164,10 +164,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("way", ["program", "portal"])
-def test_a_vip_waits_for_the_passes_that_run_and_no_other(
+def test_a_vip_waits_for_the_passes_that_run_at_most(
     open_app: OpenApp, sign_up: Callable[..., User], start_runner: StartRunner, way: str
 ) -> None:
-    """Forty pictures of another customer wait, in the engine and before it: the VIP's pass is the very next."""
+    """Forty pictures of another customer wait, in the engine and before it: the VIP's pass is the very next.
+
+    Where there is an express stream, on two cores and more, it begins while all the others are held.
+    """
     app = open_app(runner_threads=STREAMS + WAITING)
     olga, ann, bob = (sign_up(app, f"{name}@example.com") for name in ("olga", "ann", "bob"))
     plans.set_plan(app, olga, ann.account_id, Plan.VIP, reason="contract")
@@ -182,7 +185,7 @@ def test_a_vip_waits_for_the_passes_that_run_and_no_other(
         else:
             picture = {"name": "0.png", "model": MODEL, "img_size": 640}
             answer = pool.submit(lambda: detect.detect(app, ann, one["0.png"], **picture, stages=Stages()).amount_mt)
-        until(lambda: app.engine.queue_depth == WAITING + 1)
+        until(lambda: 640 in began if STREAMS > 1 else app.engine.queue_depth == WAITING + 1)
         gate.set()
         assert answer.result(60) == 1000
     assert began.index(640) <= STREAMS
