@@ -63,6 +63,8 @@ def find_spans(start: datetime, end: datetime, zone: tzinfo) -> list[Span]:
 
 
 def _boundary(moment: datetime) -> int:
+    # Python calls no time of a zone equal to one of another where the clocks change (PEP 495).
+    moment = moment.astimezone(UTC)
     slot = slot_of(moment)
     if _moment(slot) != moment:
         raise ValueError(f"{moment} is not on a quarter of an hour")

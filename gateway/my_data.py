@@ -29,7 +29,7 @@ def my_data(request: Request) -> Response:
     if user is None:
         raise NotSignedInError("Sign in on the portal: your data is only for yourself.")
     # On disk first: a slow reader must not keep the database's snapshot open. Closing it removes it.
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this function
+    file = tempfile.TemporaryFile(dir=app.settings.data_dir)  # noqa: SIM115  # it outlives this function
     try:
         write_my_data(app, user, file)
     except BaseException:

@@ -1,7 +1,6 @@
 """Account: limits, team, statements, the check of the balance, who one is here and where one is signed in."""
 
 from collections.abc import Callable
-from zoneinfo import available_timezones
 
 import streamlit as st
 
@@ -52,7 +51,7 @@ def show_time_zone() -> None:
     st.session_state["time_zone_choice"] = user.time_zone or ""
     st.selectbox(
         _("Time zone"),
-        ["", *sorted(available_timezones())],
+        ["", *profile.time_zones()],
         format_func=lambda name: name or _("As the browser says ({zone})").format(zone=followed),
         key="time_zone_choice",
         on_change=change,

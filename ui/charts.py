@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -25,6 +26,11 @@ OUTCOME_COLOURS = {
 }
 
 
+def plain_label(text: str) -> str:
+    """Words that people typed, as Plotly shows them: it would take them for markup and for its templates."""
+    return html.escape(text, quote=False).replace("{", "&#123;")
+
+
 def tokens_by_day(
     days: Sequence[date], usage: Sequence[DayUsage], *, names: Mapping[str, str], unit: str, images: str, others: str
 ) -> go.Figure:
@@ -41,7 +47,7 @@ def tokens_by_day(
         for item in mine:
             amount_mt[item.day] += item.amount_mt
             counted[item.day] += item.images
-        name = names.get(group, group) if group else others
+        name = plain_label(names.get(group, group)) if group else others
         figure.add_bar(
             x=list(days),
             y=[_tokens(amount_mt[day]) for day in days],

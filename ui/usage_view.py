@@ -19,6 +19,8 @@ PERIODS = ("7", "30", "90", "month", "last_month", "custom")
 PERIOD_DEFAULT, BY_DEFAULT = "30", "model"
 BYS = ("model", "key")
 DAYS_MAX = 366
+# Nothing ran before, and offsets of long ago are no whole quarters of an hour.
+FIRST_DAY = date(2020, 1, 1)
 # The filters by their names in the address.
 FILTERS = ("model", "caller", "outcome")
 _ARRIVED = "usage_address"
@@ -92,7 +94,7 @@ def read_address(
             first, last = (date.fromisoformat(text) for _name, text in texts)
         except ValueError:
             first, last = today, today - timedelta(days=1)
-        if first <= last <= today and (last - first).days < DAYS_MAX:
+        if FIRST_DAY <= first <= last <= today and (last - first).days < DAYS_MAX:
             values["custom"] = (first, last)
         else:
             values["period"] = PERIOD_DEFAULT
@@ -159,7 +161,7 @@ def _choose_period(today: date, zone: tzinfo) -> Span:
     )
     custom = None
     if period == "custom":
-        chosen = st.date_input(_("From – to"), max_value=today, key="usage_custom", width=320)
+        chosen = st.date_input(_("From – to"), min_value=FIRST_DAY, max_value=today, key="usage_custom", width=320)
         if len(chosen) != 2:
             st.info(_("Choose the last day too."))
             st.stop()

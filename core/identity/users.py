@@ -170,9 +170,15 @@ def set_language(session: Session, user_id: str, language: str) -> None:
     session.execute(update(User).where(col(User.id) == user_id).values(language=language))
 
 
+@cache
+def time_zones() -> tuple[str, ...]:
+    """The time zones that a user can choose, by IANA name; without those that mean another one on each machine."""
+    return tuple(sorted(available_timezones() - {"Factory", "localtime"}))
+
+
 def set_time_zone(session: Session, user_id: str, time_zone: str | None) -> None:
     """Store a user's time zone; None follows his browser. Raises `InvalidTimeZoneError` for an unknown name."""
-    if time_zone is not None and time_zone not in available_timezones():
+    if time_zone is not None and time_zone not in time_zones():
         raise InvalidTimeZoneError("There is no time zone of this name: choose one from the list.")
     session.execute(update(User).where(col(User.id) == user_id).values(time_zone=time_zone))
 
@@ -191,6 +197,24 @@ def replace_password(session: Session, user: User, password_digest: str) -> None
     )
     if replaced.first() is None:
         raise BadCredentialsError("The password was changed meanwhile: sign in again.")
+
+
+def require_same_password(session: Session, user: User) -> None:
+    """Raise `BadCredentialsError` when a user's password was changed since he was read, or he was removed.
+
+    Whoever changes it waits for the end of this transaction.
+    """
+    same = session.execute(
+        select(User.id)
+        .where(
+            col(User.id) == user.id,
+            col(User.password_digest) == user.password_digest,
+            col(User.disabled_at).is_(None),
+        )
+        .with_for_update(read=True)
+    )
+    if same.first() is None:
+        raise BadCredentialsError("The address or the password is wrong.")
 
 
 def list_users(session: Session) -> Sequence[User]:

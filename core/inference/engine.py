@@ -26,7 +26,7 @@ from core.inference.backends.choose import count_cores, name_device
 from core.inference.backends.network import Arrays, Network
 from core.inference.decode import decode
 from core.inference.images import Pixels
-from core.inference.passes import Passes
+from core.inference.passes import GivenUp, Passes
 from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, letterbox
 from core.inference.registry import ModelVersion
 from core.inference.replicas import Replica, Replicas
@@ -208,6 +208,8 @@ class Engine:
                 return
             try:
                 self._run(stream, batch)
+            except GivenUp:
+                return  # all of it was answered when it was given up
             except VisionMeterError as error:
                 for request in batch:
                     fail(request, error)
@@ -224,6 +226,8 @@ class Engine:
         with self._replicas.use(waited[0].version) as replica:
 
             def forward(replica: Replica, padded: list[Pixels]) -> Arrays:
+                if stream.lost:
+                    raise GivenUp
                 # All of the batch, also when this is a part of it: a pass that never ends answers none of them.
                 stream.batch, stream.busy_since = waited, time.monotonic()
                 try:

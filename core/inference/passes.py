@@ -22,6 +22,10 @@ log = logging.getLogger("visionmeter")
 Forward = Callable[[Replica, list[Pixels]], Arrays]
 
 
+class GivenUp(Exception):  # noqa: N818  # no error of anybody: a way out
+    """The stream that this pass was for was given up meanwhile: nobody waits for what is left of its batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one request: its part of all outputs (`Network.forward`, without the batch), or why there is none.
@@ -74,6 +78,10 @@ class Passes:
             yield from self.run(replica, requests[:half], forward)
             yield from self.run(replica, requests[half:], forward)
             return
+        deadline = requests[0].deadline
+        if deadline is not None and time.monotonic() >= deadline:
+            yield Outcome(requests[0], error, 0.0, 1)
+            return
         if is_out_of_memory(error):
             log.warning("one image alone does not fit into memory", exc_info=error)
             yield Outcome(requests[0], error, 0.0, 1)
@@ -85,6 +93,8 @@ class Passes:
         try:
             with self._replicas.use(replica.version) as fresh:
                 outputs = forward(fresh, [requests[0].padded])
+        except GivenUp:
+            raise
         except Exception as second:
             # An image that is to blame, weights that do not load, a device that is still gone: the end for this image.
             log.warning("a forward pass failed on one image", exc_info=second)
@@ -108,6 +118,8 @@ def _try(replica: Replica, padded: list[Pixels], forward: Forward) -> tuple[Arra
     """A pass, or what it raised."""
     try:
         return forward(replica, padded), None
+    except GivenUp:
+        raise
     except Exception as error:
         # Whatever a back end raises.
         return None, error

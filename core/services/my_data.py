@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -25,12 +27,16 @@ from core.money import from_millitokens
 from core.pricing.receipts import ReceiptFilter
 from core.services import account_view, api_keys, limits, receipts, team, usage_report
 from core.services.application import Application
+from core.services.disk_space import require_disk_space
 from core.slots import SLOT
 
 ROWS_PER_READ = 1000
-RETRY_AFTER_S = 60
-# Each reads a whole history: one at a time, whoever asks.
+# Each reads a whole history: one at a time, and one a person in so many seconds.
+EXPORT_EVERY_S = 60
+WAIT_S = 20.0
 _making = threading.Lock()
+_asked_at: dict[str, float] = {}
+_asked_mutex = threading.Lock()
 
 README = """This is what VisionMeter stores about you and your account. Times are UTC, amounts are in tokens.
 
@@ -40,21 +46,21 @@ transactions.csv   every entry of the ledger, newest first
 receipts.csv       every charge with all that its price is made of
 usage.csv          every picture that was processed, oldest first
 runs.jsonl         a run a line, with its pictures and what was found on them
-activity.csv       what you did, newest first
+activity.csv       what you did in your account, newest first
 
+Of sign-ins the times and the kind of browser are stored, which your page Security shows.
 Pictures are not in it: a run's page gives them, drawn or with their labels.
 """
 
 
 def write_my_data(app: Application, user: User, file: BinaryIO) -> None:
-    """Write the ZIP; few rows are in memory at once. Raises `RateLimitedError` while another one is being made."""
-    if not _making.acquire(blocking=False):
-        raise RateLimitedError(
-            "Another export is being made: ask for yours again in a minute.",
-            limit="exports",
-            limit_max=1,
-            retry_after_s=RETRY_AFTER_S,
-        )
+    """Write the ZIP; few rows are in memory at once. Raises `DiskFullError`, and `RateLimitedError` for
+    somebody who asked within the last minute, or while others' exports are being made.
+    """
+    require_disk_space(app)
+    _require_pause(user.id)
+    if not _making.acquire(timeout=WAIT_S):
+        raise _refused("Other exports are being made: ask for yours again in a minute.", EXPORT_EVERY_S)
     try:
         with app.db.write() as session:
             record_event(session, actor=user.id, action="user.export_data", subject=user.id, account_id=user.account_id)
@@ -65,6 +71,22 @@ def write_my_data(app: Application, user: User, file: BinaryIO) -> None:
                         member.write(piece.encode())
     finally:
         _making.release()
+
+
+def _require_pause(user_id: str) -> None:
+    now = time.monotonic()
+    with _asked_mutex:
+        for one, asked_at in list(_asked_at.items()):
+            if now - asked_at >= EXPORT_EVERY_S:
+                del _asked_at[one]
+        if user_id in _asked_at:
+            left_s = math.ceil(EXPORT_EVERY_S - (now - _asked_at[user_id]))
+            raise _refused(f"You asked for your data a moment ago: ask again in {left_s} seconds.", left_s)
+        _asked_at[user_id] = now
+
+
+def _refused(message: str, retry_after_s: int) -> RateLimitedError:
+    return RateLimitedError(message, limit="exports", limit_max=1, retry_after_s=retry_after_s)
 
 
 def _files() -> dict[str, Callable[[Application, User], Iterable[str]]]:
@@ -170,7 +192,12 @@ def _run(job: Job, images: Iterable[JobImage], found: dict[str, Result]) -> dict
                 "status": image.status,
                 "error_code": image.error_code,
                 "tokens": _tokens(image.amount_mt if image.status == "charged" else 0),
-                "predictions": found[image.charge_key].detections if image.charge_key in found else None,
+                # Of a picture that failed another run may have a result.
+                "predictions": (
+                    found[image.charge_key].detections
+                    if image.status in ("charged", "free") and image.charge_key in found
+                    else None
+                ),
             }
             for image in images
         ],

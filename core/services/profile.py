@@ -82,5 +82,10 @@ def set_time_zone(app: Application, user: User, time_zone: str | None) -> None:
         _record(session, user, "user.set_time_zone", user.id)
 
 
+def time_zones() -> Sequence[str]:
+    """The time zones that can be chosen."""
+    return users.time_zones()
+
+
 def _record(session: Session, user: User, action: str, subject: str) -> None:
     record_event(session, actor=user.id, action=action, subject=subject, account_id=user.account_id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from core.db import one_at_a_time, utcnow
@@ -15,6 +17,8 @@ from core.identity.tables import User
 from core.ledger import ledger
 from core.money import to_millitokens
 from core.services.application import Application
+
+log = logging.getLogger("visionmeter")
 
 
 def sign_up(app: Application, email: str, password: str, *, language: str = "en", invitation: str | None = None) -> str:
@@ -71,6 +75,8 @@ def sign_in(app: Application, email: str, password: str) -> str:
         raise BadCredentialsError("The address or the password is wrong.") from None
     user = check_password(app, email, password)
     with app.db.write() as session:
+        # Between the check and now it may have been changed, and every session ended: this would be one more.
+        users.require_same_password(session, user)
         record_event(session, actor=user.id, action="user.sign_in", subject=user.id, account_id=user.account_id)
         return sessions.issue_ticket(session, user.id)
 
@@ -117,8 +123,12 @@ def signed_in_user(app: Application, token: str | None) -> User | None:
         return None
     user, row = found
     if row.last_seen_at is None or row.last_seen_at < utcnow() - sessions.SEEN_EVERY:
-        with app.db.write() as session:
-            sessions.touch_session(session, row.digest)
+        try:
+            with app.db.write() as session:
+                sessions.touch_session(session, row.digest)
+        except SQLAlchemyError as error:
+            # Who looks at a page must not depend on a database that can be written to.
+            log.warning("when a session was last used could not be written down: %s", error)
     return user
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Index
 from sqlmodel import JSON, Column, Field, SQLModel
 
+from core.csv_text import plain_cell
 from core.db import UTCDateTime, new_id, utcnow
 from core.money import from_millitokens
 
@@ -68,7 +69,7 @@ class UsageRecord(SQLModel, table=True):
             "tokens": str(from_millitokens(self.amount_mt)),
             "wait_ms": "" if self.wait_ms is None else self.wait_ms,
             "model_ms": "" if self.model_ms is None else self.model_ms,
-            "classes": "; ".join(f"{name} {count}" for name, count in self.class_counts.items()),
+            "classes": plain_cell("; ".join(f"{name} {count}" for name, count in self.class_counts.items())),
             "job": self.job_id or "",
             # New ones last: who reads by column finds the others where they were.
             "tiles": self.tiles,

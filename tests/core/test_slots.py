@@ -47,3 +47,18 @@ def test_what_cannot_be_exact_is_refused() -> None:
         find_spans(datetime(1971, 1, 1, tzinfo=UTC), datetime(1971, 1, 2, tzinfo=UTC), ZoneInfo("Africa/Monrovia"))
     with pytest.raises(ValueError, match="within a quarter"):
         find_spans(datetime(2010, 11, 6, tzinfo=UTC), datetime(2010, 11, 9, tzinfo=UTC), ZoneInfo("America/St_Johns"))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [("America/Santiago", (2026, 9, 6)), ("America/Havana", (2026, 11, 1)), ("Africa/Cairo", (2026, 4, 24))],
+)
+def test_a_day_whose_midnight_the_clocks_skip_or_repeat(zone: str, day: tuple[int, int, int]) -> None:
+    """A period that begins on it is cut as any other, and its days are one after another."""
+    where = ZoneInfo(zone)
+    start = datetime(*day, tzinfo=where)
+    spans = find_spans(start, datetime(*day, tzinfo=where) + timedelta(days=3), where)
+    assert spans[0].start == slot_of(start)
+    slots = [(slot, span.shift) for span in spans for slot in range(span.start, span.end)]
+    days = {day_of((slot + shift) // SLOTS_A_DAY) for slot, shift in slots}
+    assert {start.date() + timedelta(days=number) for number in range(3)} <= days

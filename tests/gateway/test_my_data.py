@@ -64,6 +64,7 @@ def test_a_long_history_comes_in_pages(
     """With a page of one row each entry is there once, under one header."""
     customer = gateway.customer()
     customer.detect(photo_bytes["bus.jpg"])
+    monkeypatch.setattr(my_data, "EXPORT_EVERY_S", 0)
     whole = take_files(customer)
     monkeypatch.setattr(my_data, "ROWS_PER_READ", 1)
     paged = take_files(customer)
@@ -91,12 +92,18 @@ def test_only_for_a_person(gateway: Gateway) -> None:
     assert customer.get("/my-data.zip").status_code == 401
 
 
-def test_one_at_a_time(gateway: Gateway) -> None:
-    """While another one is being made it is refused with a time to come back, and works afterwards."""
-    customer = gateway.customer()
+def test_one_a_minute_and_one_at_a_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks twice is told when to come back, which keeps nobody else away; all wait while one is being made."""
+    customer, other = gateway.customer(), gateway.customer()
+    assert take_files(customer)
     token = sign_in.open_session(customer.app, sign_in.sign_in(customer.app, customer.user.email, PASSWORD))
-    with my_data._making:
-        answer = customer.client.get("/v1/my-data.zip", headers={"Cookie": f"{SESSION_COOKIE}={token}"})
+    cookie = {"Cookie": f"{SESSION_COOKIE}={token}"}
+    answer = customer.client.get("/v1/my-data.zip", headers=cookie)
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
-    assert int(answer.headers["retry-after"]) > 0
+    assert 0 < int(answer.headers["retry-after"]) <= my_data.EXPORT_EVERY_S
+    assert take_files(other)
+    monkeypatch.setattr(my_data, "EXPORT_EVERY_S", 0)
+    monkeypatch.setattr(my_data, "WAIT_S", 0.05)
+    with my_data._making:
+        assert customer.client.get("/v1/my-data.zip", headers=cookie).status_code == 429
     assert take_files(customer)

@@ -42,6 +42,8 @@ def test_an_address_is_the_view() -> None:
         ({"period": ["custom"], "from": ["2026-11-04"], "to": ["2026-11-03"]}, ["from=2026-11-04", "to=2026-11-03"]),
         ({"period": ["custom"], "from": ["2026-11-04"], "to": ["2026-11-28"]}, ["from=2026-11-04", "to=2026-11-28"]),
         ({"period": ["custom"], "from": ["0001-01-01"], "to": ["2026-11-27"]}, ["from=0001-01-01", "to=2026-11-27"]),
+        ({"period": ["custom"], "from": ["0001-01-01"], "to": ["0001-01-02"]}, ["from=0001-01-01", "to=0001-01-02"]),
+        ({"period": ["custom"], "from": ["1890-01-01"], "to": ["1890-01-02"]}, ["from=1890-01-01", "to=1890-01-02"]),
     ],
 )
 def test_what_an_address_may_not_say_is_left_out(params: dict[str, list[str]], ignored: list[str]) -> None:

@@ -73,7 +73,7 @@ class OpenVinoNetwork:
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`. A call that finds no other gets all cores; so does one that finds all streams busy."""
         with self._mutex:
-            alone = self._alone if self._calls in (0, self.streams) and not self._alone_busy else None
+            alone = self._alone if (self._calls == 0 or self._calls >= self.streams) and not self._alone_busy else None
             self._calls += 1
             self._alone_busy |= alone is not None
         try:

@@ -269,6 +269,51 @@ def test_a_vip_waits_for_no_forward(version: ModelVersion, replica: Replica, bus
             future.result(60)
 
 
+def test_a_failure_after_the_deadline_is_not_tried_again(
+    version: ModelVersion, replica: Replica, bus: DecodedImage
+) -> None:
+    """A pass that fails when nobody waits any more is the last one for its image."""
+    with running(replica, batch_size_max=1) as (engine, bench):
+        engine.warm(version)
+
+        def slow_and_failing(_batch: NDArray[np.float32]) -> None:
+            time.sleep(0.4)
+            raise RuntimeError("CUDA error: launch failed")
+
+        bench.faults.append(slow_and_failing)
+        before = len(bench.doors[0].batches)
+        late = engine.submit(bus.pixels, version, DetectParams(SIZE_PX), customer="a", timeout_s=0.2)
+        with pytest.raises(InferenceError):
+            late.result(60)
+        assert len(bench.doors[0].batches) == before + 1
+
+
+def test_a_stream_that_was_given_up_tries_nothing_again(
+    version: ModelVersion, replica: Replica, bus: DecodedImage
+) -> None:
+    """Its pass raises after all: no further pass on it, and the replica that others use stays."""
+    released = threading.Event()
+
+    def hang_then_fail(_batch: NDArray[np.float32]) -> None:
+        released.wait(60)
+        raise RuntimeError("CUDA error: launch failed")
+
+    with running(replica, batch_size_max=1, forward_timeout_s=0.3) as (engine, bench):
+        engine.warm(version)
+        bench.faults.append(hang_then_fail)
+        before = len(bench.doors[0].batches)
+        with pytest.raises(InferenceError, match="too long"):
+            submit(engine, version, bus.pixels).result(30)
+        bench.faults.clear()
+        released.set()
+        (lost,) = engine._streams_lost
+        assert lost.thread is not None
+        lost.thread.join(30)
+        assert len(bench.doors[0].batches) == before + 1
+        assert_alone(replica, bus.pixels, submit(engine, version, bus.pixels).result(60).detections)
+        assert len(bench.doors) == 1
+
+
 def test_who_is_late_is_not_run(version: ModelVersion, replica: Replica, bus: DecodedImage) -> None:
     """A request whose time is over when its turn comes fails without a forward pass."""
     gate = threading.Event()

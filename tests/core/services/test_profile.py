@@ -91,6 +91,35 @@ def test_last_seen_is_written_seldom(app: Application, sign_up: Callable[..., Us
     assert profile.list_sessions(app, ann, token)[0].last_seen_at == first
 
 
+def test_a_page_opens_where_nothing_can_be_written(app: Application, sign_up: Callable[..., User]) -> None:
+    """When "last seen" cannot be written (a full disk, say) whoever is signed in stays signed in."""
+    sign_up(app, "ann@example.com")
+    token = open_one(app)
+    change(app, "UPDATE user_session SET last_seen_at = '2001-01-01 00:00:00.000000'")
+    change(app, "CREATE TRIGGER full BEFORE UPDATE ON user_session BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    assert sign_in.signed_in_user(app, token) is not None
+
+
+def test_a_password_that_is_changed_meanwhile_opens_no_session(
+    any_app: Application, sign_up: Callable[..., User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was right when it was checked, and is not when the ticket is issued: no session outlives the change."""
+    ann = sign_up(any_app, "ann@example.com")
+    mine = open_one(any_app)
+    check = sign_in.check_password
+
+    def check_then_change(app: Application, email: str, password: str) -> User:
+        user = check(app, email, password)
+        monkeypatch.undo()
+        profile.change_password(app, ann, mine, PASSWORD, NEW_PASSWORD)
+        return user
+
+    monkeypatch.setattr(sign_in, "check_password", check_then_change)
+    with pytest.raises(errors.BadCredentialsError):
+        sign_in.sign_in(any_app, "ann@example.com", PASSWORD)
+    assert len(profile.list_sessions(any_app, ann, mine)) == 1
+
+
 def test_changing_the_password(any_app: Application, sign_up: Callable[..., User]) -> None:
     """The new one signs in and the old one does not; the own session stays, a thief's ends."""
     ann = sign_up(any_app, "ann@example.com")
