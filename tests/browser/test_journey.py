@@ -121,11 +121,11 @@ def test_whole_journey(browser: Browser, server: Server, artifacts: Path) -> Non
     page.get_by_role("link", name="Usage").click()
     cards = page.get_by_test_id("stMain").get_by_test_id("stMetricValue")
     expect(cards.nth(0)).to_have_text("1.350", timeout=30_000)
-    expect(cards.nth(2)).to_have_text("2")
+    expect(page.get_by_test_id("stMetric").filter(has=page.get_by_text("Pictures", exact=True))).to_contain_text("2")
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=30_000)
     expect(page.get_by_role("heading", name="By API key and person")).to_be_visible()
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV of what is shown").click()
+        page.get_by_role("button", name="CSV of every picture shown").click()
     rows = Path(download.value.path()).read_text().splitlines()
     assert [row.split(",")[8] for row in rows] == ["tokens", "0.750", "0.600"] or sorted(
         row.split(",")[8] for row in rows[1:]
