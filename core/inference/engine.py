@@ -284,7 +284,7 @@ def _broken(cause: BaseException) -> InferenceError:
 
 
 def _is_late(request: Request) -> bool:
-    if request.deadline is None or time.monotonic() < request.deadline:
+    if not request.is_late:
         return False
     fail(request, InferenceError("The model took too long on this image. Nothing was taken: try again."))
     return True

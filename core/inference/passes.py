@@ -22,8 +22,11 @@ log = logging.getLogger("visionmeter")
 Forward = Callable[[Replica, list[Pixels]], Arrays]
 
 
-class GivenUp(Exception):  # noqa: N818  # no error of anybody: a way out
-    """The stream that this pass was for was given up meanwhile: nobody waits for what is left of its batch."""
+class GivenUp(BaseException):
+    """The stream that this pass was for was given up meanwhile: nobody waits for what is left of its batch.
+
+    No error of a pass: it goes by whatever tries one again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,7 @@ class Passes:
             yield from self.run(replica, requests[:half], forward)
             yield from self.run(replica, requests[half:], forward)
             return
-        deadline = requests[0].deadline
-        if deadline is not None and time.monotonic() >= deadline:
+        if requests[0].is_late:
             yield Outcome(requests[0], error, 0.0, 1)
             return
         if is_out_of_memory(error):
@@ -93,8 +95,6 @@ class Passes:
         try:
             with self._replicas.use(replica.version) as fresh:
                 outputs = forward(fresh, [requests[0].padded])
-        except GivenUp:
-            raise
         except Exception as second:
             # An image that is to blame, weights that do not load, a device that is still gone: the end for this image.
             log.warning("a forward pass failed on one image", exc_info=second)
@@ -118,8 +118,6 @@ def _try(replica: Replica, padded: list[Pixels], forward: Forward) -> tuple[Arra
     """A pass, or what it raised."""
     try:
         return forward(replica, padded), None
-    except GivenUp:
-        raise
     except Exception as error:
         # Whatever a back end raises.
         return None, error

@@ -85,6 +85,11 @@ class Request:
         """What it may share a batch with."""
         return Bucket(self.version.sha256, self.shape.height, self.shape.width)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
 
 def wait_for(future: Future[Inference], deadline: float) -> Inference:
     """The answer to a request, waited for until `deadline` of `time.monotonic`.
@@ -190,9 +195,8 @@ class Scheduler:
         return None
 
     def _choose_lane(self, lanes: tuple[Priority, ...]) -> Priority | None:
-        if lanes == (Priority.VIP,):
-            return Priority.VIP if self._lanes[Priority.VIP] else None
-        vip, normal = self._lanes[Priority.VIP], self._lanes[Priority.NORMAL]
+        vip = self._lanes[Priority.VIP]
+        normal = Priority.NORMAL in lanes and self._lanes[Priority.NORMAL]
         is_due = self._vips_in_a_row >= VIP_RUN_MAX
         if vip and not (normal and is_due):
             return Priority.VIP

@@ -63,7 +63,6 @@ class OpenVinoNetwork:
                 _warm(self._alone)
         self._mutex = threading.Lock()
         self._calls = 0
-        self._alone_busy = False
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -73,9 +72,11 @@ class OpenVinoNetwork:
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`. A call that finds no other gets all cores; so does one that finds all streams busy."""
         with self._mutex:
-            alone = self._alone if (self._calls == 0 or self._calls >= self.streams) and not self._alone_busy else None
+            alone = None
+            if self._calls == 0 or self._calls >= self.streams:
+                # Nobody else has it until it is put back.
+                alone, self._alone = self._alone, None
             self._calls += 1
-            self._alone_busy |= alone is not None
         try:
             if alone is not None:
                 return _infer(alone, batch)
@@ -88,7 +89,7 @@ class OpenVinoNetwork:
             with self._mutex:
                 self._calls -= 1
                 if alone is not None:
-                    self._alone_busy = False
+                    self._alone = alone
 
     def close(self) -> None:
         """Give back its memory."""
