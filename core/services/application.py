@@ -108,17 +108,9 @@ def converted_dir(settings: Settings) -> Path:
 
 def warm_models(app: Application) -> None:
     """Load the first model that is ready, so that the first customer does not wait for it."""
-    from core.inference.registry import ModelState
+    from core.services.serving import use_first
 
-    for model in app.registry.models():
-        if app.registry.state(model.name) is ModelState.READY:
-            try:
-                app.engine.warm(app.registry.resolve(model.name))
-            except VisionMeterError as error:
-                # A bad file must not keep the portal from starting: its page says what is wrong.
-                log.error("%s: %s", model.name, error.message)
-                continue
-            return
+    use_first(app.registry, app.engine.warm)
 
 
 _current: Application | None = None

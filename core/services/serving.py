@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,8 @@ from core.inference.backends.network import Network
 from core.inference.backends.probe import ProbeReport, choose_backend
 from core.inference.registry import ModelState, ModelVersion, Registry
 
+T = TypeVar("T")
+
 log = logging.getLogger("visionmeter")
 
 
@@ -24,20 +27,29 @@ def measure_backends(
     """Measure the back ends with the first model that is ready; None unless the settings ask for it and one is."""
     if settings.backend != "measured":
         return None
-    for model in registry.models():
-        if registry.state(model.name) is not ModelState.READY:
-            continue
-        try:
-            report = choose_backend(registry.look(model.name), device=device, cache_dir=cache_dir)
-        except VisionMeterError as error:
-            # A bad file must not keep the portal from starting: its page says what is wrong.
-            log.error("%s: %s", model.name, error.message)
-            continue
+
+    def choose(version: ModelVersion) -> ProbeReport:
+        report = choose_backend(version, device=device, cache_dir=cache_dir)
         for one in report.measured:
-            log.info("back end %s: %s", one.backend, one.problem or f"{one.ms} ms an image with {model.name}")
+            log.info("back end %s: %s", one.backend, one.problem or f"{one.ms} ms an image with {version.model.name}")
         log.info("back end %s serves", report.chosen)
         return report
-    log.warning("no model is ready: no back end was measured")
+
+    report = use_first(registry, choose)
+    if report is None:
+        log.warning("no model is ready: no back end was measured")
+    return report
+
+
+def use_first(registry: Registry, use: Callable[[ModelVersion], T]) -> T | None:
+    """What `use` makes of the first ready model that it can use; None without one."""
+    for model in registry.models():
+        if registry.state(model.name) is ModelState.READY:
+            try:
+                return use(registry.resolve(model.name))
+            except VisionMeterError as error:
+                # A bad file must not keep the portal from starting: its page says what is wrong.
+                log.error("%s: %s", model.name, error.message)
     return None
 
 
