@@ -7,7 +7,7 @@ by 5:45) and change their clocks at whole quarters, so a day of any zone is a ru
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 SLOT_S = 900
 SLOT = timedelta(seconds=SLOT_S)
@@ -27,6 +27,14 @@ class Span:
 def slot_of(moment: datetime) -> int:
     """The slot that an aware moment lies in."""
     return (moment - _EPOCH) // SLOT
+
+
+def period_of(first: date, last: date, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The days `first` … `last` of a zone as `start` ≤ t < `end`."""
+    return (
+        datetime.combine(first, time.min, tzinfo=zone),
+        datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone),
+    )
 
 
 def slots_between(start: datetime, end: datetime) -> tuple[int, int]:
@@ -53,8 +61,8 @@ def find_spans(start: datetime, end: datetime, zone: tzinfo) -> list[Span]:
         # No zone changes its clocks twice within a day.
         if _shift(stop - 1, zone) != shift:
             stop = next(slot for slot in range(first, stop) if _shift(slot, zone) != shift)
-            if _offset(_moment(stop) - timedelta.resolution, zone) != shift * SLOT:
-                raise ValueError(f"{zone} changed its clocks within a quarter of an hour before {_moment(stop)}")
+            if _offset(moment_of(stop) - timedelta.resolution, zone) != shift * SLOT:
+                raise ValueError(f"{zone} changed its clocks within a quarter of an hour before {moment_of(stop)}")
         if spans and spans[-1].shift == shift:
             first = spans.pop().start
         spans.append(Span(first, stop, shift))
@@ -66,12 +74,13 @@ def _boundary(moment: datetime) -> int:
     # Python calls no time of a zone equal to one of another where the clocks change (PEP 495).
     moment = moment.astimezone(UTC)
     slot = slot_of(moment)
-    if _moment(slot) != moment:
+    if moment_of(slot) != moment:
         raise ValueError(f"{moment} is not on a quarter of an hour")
     return slot
 
 
-def _moment(slot: int) -> datetime:
+def moment_of(slot: int) -> datetime:
+    """When a slot begins, in UTC."""
     return _EPOCH + slot * SLOT
 
 
@@ -82,7 +91,7 @@ def _offset(moment: datetime, zone: tzinfo) -> timedelta:
 
 
 def _shift(slot: int, zone: tzinfo) -> int:
-    shift, rest = divmod(_offset(_moment(slot), zone), SLOT)
+    shift, rest = divmod(_offset(moment_of(slot), zone), SLOT)
     if rest:
-        raise ValueError(f"{zone} is no whole quarters of an hour from UTC at {_moment(slot)}")
+        raise ValueError(f"{zone} is no whole quarters of an hour from UTC at {moment_of(slot)}")
     return shift

@@ -1,6 +1,6 @@
 """Receipts: every charge of the account, newest first, and each one worked out again."""
 
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -10,6 +10,7 @@ from core.money import format_tokens
 from core.pricing.receipts import Cursor, ReceiptFilter
 from core.services import account_view, receipts
 from core.services.application import current
+from core.slots import period_of
 from ui.format import local_time, money, time_zone
 from ui.i18n import _
 from ui.messages import explain
@@ -57,8 +58,7 @@ def choose_filter() -> ReceiptFilter | None:
         first, last = chosen
     return ReceiptFilter(
         text,
-        datetime.combine(first, time.min, tzinfo=zone),
-        datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone),
+        *period_of(first, last, zone),
     )
 
 

@@ -166,38 +166,15 @@ def latencies(days: Sequence[date], found: Mapping[date, Latency], *, unit: str,
 
 def classes(counts: Mapping[str, int], *, unit: str) -> go.Figure:
     """Objects by class as horizontal bars, the most frequent on top."""
-    names = list(counts)[::-1]
-    figure = go.Figure(
-        go.Bar(
-            x=[counts[name] for name in names],
-            y=names,
-            orientation="h",
-            marker_color=PALETTE[2],
-            text=[f"{counts[name]:,}" for name in names],
-            hovertemplate=f"%{{y}}: %{{x:,}} {unit}<extra></extra>",
-        )
-    )
-    figure.update_layout(xaxis_title=unit, **_layout())
+    figure = _bars(counts, list(counts), [PALETTE[2]] * len(counts), unit=unit)
     figure.update_xaxes(tickformat=",~s")
     figure.update_yaxes(type="category")
     return figure
 
 
-def outcomes(counts: dict[str, int], words: dict[str, str], *, unit: str) -> go.Figure:
+def outcomes(counts: Mapping[str, int], words: Mapping[str, str], *, unit: str) -> go.Figure:
     """Images by outcome as horizontal bars."""
-    names = list(counts)[::-1]
-    figure = go.Figure(
-        go.Bar(
-            x=[counts[name] for name in names],
-            y=[words[name] for name in names],
-            orientation="h",
-            marker_color=[OUTCOME_COLOURS[name] for name in names],
-            text=[f"{counts[name]:,}" for name in names],
-            hovertemplate=f"%{{y}}: %{{x:,}} {unit}<extra></extra>",
-        )
-    )
-    figure.update_layout(xaxis_title=unit, **_layout())
-    return figure
+    return _bars(counts, [words[name] for name in counts], [OUTCOME_COLOURS[name] for name in counts], unit=unit)
 
 
 def break_even(comparison: Comparison, *, words: Mapping[str, str], currency: str) -> go.Figure:
@@ -240,6 +217,22 @@ def break_even(comparison: Comparison, *, words: Mapping[str, str], currency: st
     figure.update_layout(xaxis_title=words["pictures"], yaxis_title=currency, **_layout())
     figure.update_xaxes(tickformat=",~s", rangemode="tozero")
     figure.update_yaxes(tickformat=",~s", rangemode="tozero")
+    return figure
+
+
+def _bars(counts: Mapping[str, int], labels: Sequence[str], colours: Sequence[str], *, unit: str) -> go.Figure:
+    """Horizontal bars with their figures, the first on top: Plotly draws from the bottom."""
+    figure = go.Figure(
+        go.Bar(
+            x=list(counts.values())[::-1],
+            y=labels[::-1],
+            orientation="h",
+            marker_color=colours[::-1],
+            text=[f"{count:,}" for count in counts.values()][::-1],
+            hovertemplate=f"%{{y}}: %{{x:,}} {unit}<extra></extra>",
+        )
+    )
+    figure.update_layout(xaxis_title=unit, **_layout())
     return figure
 
 

@@ -93,16 +93,13 @@ def _show_password() -> None:
     try:
         ended = profile.change_password(current(), require_user(), _token(), present, new)
     except VisionMeterError as error:
-        st.error(_present_wrong() if error.code == "bad_credentials" else explain(error))
+        is_wrong = error.code == "bad_credentials"
+        st.error(_("The present password is wrong. Nothing was changed.") if is_wrong else explain(error))
         return
     words = _("The password was changed.")
     if ended:
         words += " " + ngettext("{n} other sign-in ended.", "{n} other sign-ins ended.", ended)
     _done(words)
-
-
-def _present_wrong() -> str:
-    return _("The present password is wrong. Nothing was changed.")
 
 
 def _done(notice: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 import streamlit as st
@@ -13,6 +13,7 @@ from core.ledger.tables import Entry
 from core.money import format_tokens
 from core.services import account_view, audit, team
 from core.services.application import Application, current
+from core.slots import period_of
 from ui.format import local_time, money, plain, time_zone, tokens
 from ui.i18n import _, ngettext
 from ui.receipt import show_receipt
@@ -129,8 +130,7 @@ def _show_filters() -> tuple[str, datetime | None, datetime | None]:
         first = today - timedelta(days=int(period) - 1)
     return (
         view,
-        datetime.combine(first, time.min, tzinfo=zone),
-        datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone),
+        *period_of(first, last, zone),
     )
 
 

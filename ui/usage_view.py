@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from typing import Any
 
 import streamlit as st
 
+from core.slots import period_of
 from core.usage.queries import By, Selection
 from core.usage.tables import OUTCOMES
 from ui.format import plain
@@ -125,17 +126,10 @@ def choose_view(models: Sequence[str], callers: Mapping[str, str], zone: tzinfo)
         _("Outcomes"), OUTCOMES, format_func=state_words, placeholder=_("All"), key="usage_outcome"
     )
     _write_address(today)
-
-    def whole(first: date, last: date) -> tuple[datetime, datetime]:
-        return (
-            datetime.combine(first, time.min, tzinfo=zone),
-            datetime.combine(last + timedelta(days=1), time.min, tzinfo=zone),
-        )
-
     return View(
         span,
-        *whole(span.first, span.last),
-        before=whole(span.before_first, span.before_last),
+        *period_of(span.first, span.last, zone),
+        before=period_of(span.before_first, span.before_last, zone),
         which=Selection(chosen_models or None, chosen_callers or None, chosen_outcomes or None),
         by="actor" if st.session_state["usage_by"] == "key" else "model",
     )

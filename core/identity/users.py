@@ -11,7 +11,7 @@ from zoneinfo import available_timezones
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import delete, func, update
+from sqlalchemy import ColumnElement, delete, func, update
 from sqlmodel import Session, col, select
 
 from core.db import utcnow
@@ -186,14 +186,7 @@ def set_time_zone(session: Session, user_id: str, time_zone: str | None) -> None
 def replace_password(session: Session, user: User, password_digest: str) -> None:
     """Store another password. Raises `BadCredentialsError` when it is not the one any more that was looked at."""
     replaced = session.execute(
-        update(User)
-        .where(
-            col(User.id) == user.id,
-            col(User.password_digest) == user.password_digest,
-            col(User.disabled_at).is_(None),
-        )
-        .values(password_digest=password_digest)
-        .returning(col(User.id))
+        update(User).where(*_as_read(user)).values(password_digest=password_digest).returning(col(User.id))
     )
     if replaced.first() is None:
         raise BadCredentialsError("The password was changed meanwhile: sign in again.")
@@ -204,17 +197,18 @@ def require_same_password(session: Session, user: User) -> None:
 
     Whoever changes it waits for the end of this transaction.
     """
-    same = session.execute(
-        select(User.id)
-        .where(
-            col(User.id) == user.id,
-            col(User.password_digest) == user.password_digest,
-            col(User.disabled_at).is_(None),
-        )
-        .with_for_update(read=True)
-    )
+    same = session.execute(select(User.id).where(*_as_read(user)).with_for_update(read=True))
     if same.first() is None:
         raise BadCredentialsError("The address or the password is wrong.")
+
+
+def _as_read(user: User) -> tuple[ColumnElement[bool], ...]:
+    """He is still who he was when he was read: not removed, and with the same password."""
+    return (
+        col(User.id) == user.id,
+        col(User.password_digest) == user.password_digest,
+        col(User.disabled_at).is_(None),
+    )
 
 
 def list_users(session: Session) -> Sequence[User]:

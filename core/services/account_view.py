@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.csv_text import plain_cell
+from core.csv_text import plain_cell, to_csv
 from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.jobs import jobs
@@ -103,12 +101,10 @@ def split_memo(entry: Entry) -> tuple[str, str]:
 
 def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | None = None) -> str:
     """Entries as CSV; times in UTC, amounts in tokens with three decimals. `actors` gives names to ids."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows: list[Sequence[object]] = [_COLUMNS]
     for entry in entries:
         reference, reason = split_memo(entry)
-        writer.writerow(
+        rows.append(
             [
                 entry.seq,
                 entry.created_at.isoformat(timespec="seconds"),
@@ -122,7 +118,7 @@ def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | No
                 plain_cell(reason),
             ]
         )
-    return buffer.getvalue()
+    return to_csv(rows)
 
 
 def list_jobs(app: Application, user: Caller, *, limit: int = 20) -> list[tuple[Job, Progress]]:

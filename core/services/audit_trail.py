@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from datetime import datetime
 
 from sqlmodel import Session
 
-from core.csv_text import plain_cell
+from core.csv_text import plain_cell, to_csv
 from core.identity import api_keys, audit_log, users
 from core.identity.tables import AuditEvent, User
 from core.services.application import Application
@@ -51,9 +49,7 @@ def list_trail(
 
 def trail_csv(lines: Iterable[TrailLine]) -> str:
     """Events as CSV; times in UTC."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows: list[Sequence[str]] = [_COLUMNS]
     for line in lines:
         event = line.event
         cells: Sequence[str] = (
@@ -66,8 +62,8 @@ def trail_csv(lines: Iterable[TrailLine]) -> str:
             line.details,
             event.request_id or "",
         )
-        writer.writerow([plain_cell(cell) for cell in cells])
-    return buffer.getvalue()
+        rows.append([plain_cell(cell) for cell in cells])
+    return to_csv(rows)
 
 
 def _names(session: Session, actors: set[str]) -> dict[str, str]:

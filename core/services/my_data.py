@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import threading
@@ -14,7 +12,7 @@ from datetime import datetime
 from itertools import count
 from typing import Any, BinaryIO
 
-from core.csv_text import plain_cell
+from core.csv_text import plain_cell, to_csv
 from core.db import utcnow
 from core.errors import RateLimitedError
 from core.identity import audit_log
@@ -28,7 +26,7 @@ from core.pricing.receipts import ReceiptFilter
 from core.services import account_view, api_keys, limits, receipts, team, usage_report
 from core.services.application import Application
 from core.services.disk_space import require_disk_space
-from core.slots import SLOT
+from core.slots import moment_of, slot_of
 
 ROWS_PER_READ = 1000
 # Each reads a whole history: one at a time, and one a person in so many seconds.
@@ -161,7 +159,7 @@ def _transactions(app: Application, user: User) -> Iterator[str]:
 def _usage(app: Application, user: User) -> Iterator[str]:
     with app.db.read() as session:
         first = session.get_one(Account, user.account_id).created_at
-    return usage_report.records_csv(app, user, _quarter(first), _quarter(utcnow()) + SLOT)
+    return usage_report.records_csv(app, user, moment_of(slot_of(first)), moment_of(slot_of(utcnow()) + 1))
 
 
 def _runs(app: Application, user: User) -> Iterator[str]:
@@ -205,36 +203,28 @@ def _run(job: Job, images: Iterable[JobImage], found: dict[str, Result]) -> dict
 
 
 def _activity(app: Application, user: User) -> Iterator[str]:
-    yield _csv([("time_utc", "action", "subject", "details")])
+    yield to_csv([("time_utc", "action", "subject", "details")])
     before: tuple[datetime, str] | None = None
     while True:
         with app.db.read() as session:
             events = audit_log.list_events(session, account_id=user.account_id, before=before, limit=ROWS_PER_READ)
         if not events:
             return
-        yield _csv(
+        yield to_csv(
             [
-                (
-                    _time(event.created_at),
-                    event.action,
-                    event.subject,
-                    json.dumps(event.details, ensure_ascii=False) if event.details else "",
-                )
-                for event in events
-                if event.actor == user.id
+                _time(event.created_at),
+                plain_cell(event.action),
+                plain_cell(event.subject),
+                json.dumps(event.details, ensure_ascii=False) if event.details else "",
             ]
+            for event in events
+            if event.actor == user.id
         )
         before = events[-1].created_at, events[-1].id
 
 
 def _json(document: object) -> str:
     return json.dumps(document, ensure_ascii=False, indent=2, default=_time) + "\n"
-
-
-def _csv(rows: Iterable[Iterable[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([plain_cell(cell) for cell in row] for row in rows)
-    return buffer.getvalue()
 
 
 def _time(moment: object) -> str:
@@ -245,7 +235,3 @@ def _time(moment: object) -> str:
 
 def _tokens(amount_mt: int | None) -> str | None:
     return None if amount_mt is None else str(from_millitokens(amount_mt))
-
-
-def _quarter(moment: datetime) -> datetime:
-    return moment.replace(minute=moment.minute // 15 * 15, second=0, microsecond=0)

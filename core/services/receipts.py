@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from core.csv_text import plain_cell
+from core.csv_text import plain_cell, to_csv
 from core.identity import api_keys, users
 from core.identity.callers import Caller
 from core.jobs import jobs
@@ -118,13 +116,13 @@ def receipts_csv(app: Application, user: Caller, wanted: ReceiptFilter) -> Itera
     `caller` is the API key (its name and prefix) or the address of the person that caused the charge. Each piece is
     read in a transaction of its own, so a slow reader keeps none open.
     """
-    yield _csv_text([_CSV_COLUMNS])
+    yield to_csv([_CSV_COLUMNS])
     after: Cursor | None = None
     while True:
         page = list_receipts(app, user, wanted, after=after, limit=_ROWS_PER_READ)
         if page.lines:
             callers = _find_callers(app, user.account_id, page.lines)
-            yield _csv_text([_csv_row(line, *callers[line.receipt.entry_seq]) for line in page.lines])
+            yield to_csv([_csv_row(line, *callers[line.receipt.entry_seq]) for line in page.lines])
         if page.end is None:
             return
         after = page.end
@@ -209,9 +207,3 @@ def _csv_row(line: ReceiptLine, caller: str, caller_id: str) -> Sequence[object]
         receipt.tiles,
         receipt.tiles_failed,
     )
-
-
-def _csv_text(rows: Sequence[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

@@ -17,6 +17,7 @@ from core.ledger.tables import ENTRY_NOT_USAGE, Entry
 from core.pricing.tables import Receipt
 from core.services.application import Application
 from core.services.metered_detection import billing_day
+from core.slots import period_of
 from core.usage import details, queries
 from core.usage.forecast import HISTORY_DAYS_MAX, Forecast, forecast_month
 from core.usage.latency import Latency
@@ -107,7 +108,7 @@ def report_month(app: Application, user: Caller, *, which: Selection = EVERYTHIN
     """This month in the time zone in which caps count. The cap is the account's, whatever is selected."""
     today, zone = billing_day(app), app.settings.billing_zone
     first = min(today.replace(day=1), today - timedelta(days=HISTORY_DAYS_MAX))
-    start, end = (datetime.combine(day, time.min, tzinfo=zone) for day in (first, today + timedelta(days=1)))
+    start, end = period_of(first, today, zone)
     with app.db.read() as session:
         daily_mt: Counter[date] = Counter()
         for one in queries.sum_days(session, user.account_id, start, end, zone, which=which):

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlmodel import Session, col
 
-from core.slots import SLOTS_A_DAY, Span, day_of, find_spans, slots_between
+from core.slots import find_spans, slots_between
 from core.usage.latency import Latency, summarise
-from core.usage.queries import EVERYTHING, Selection, narrow
+from core.usage.queries import EVERYTHING, Selection, narrow, sum_by_day, within
 from core.usage.tables import (
     OUTCOMES,
     UsageCallerSlot,
@@ -48,7 +48,7 @@ def count_hours(
     for span in find_spans(start, end, zone):
         hour = (table.slot + span.shift) // SLOTS_AN_HOUR % HOURS_A_WEEK
         for number, count in session.execute(
-            select(hour, func.sum(meant)).where(*where, *_within(table, span)).group_by(hour)
+            select(hour, func.sum(meant)).where(*where, *within(table, span)).group_by(hour)
         ):
             if count:
                 images[(number // 24 + _FIRST_WEEKDAY) % 7, number % 24] += int(count)
@@ -69,15 +69,10 @@ def sum_latencies(
     if which.has_outcome("charged"):
         table: Any = UsageLatencySlot
         where = narrow(session, account_id, table, which)
-        for span in find_spans(start, end, zone):
-            number = (table.slot + span.shift) // SLOTS_A_DAY
-            for day, from_ms, images in session.execute(
-                select(number, table.from_ms, func.sum(table.images))
-                .where(*where, *_within(table, span))
-                .group_by(number, table.from_ms)
-            ):
-                histograms.setdefault(day_of(day), Counter())[from_ms] += int(images)
-    return {day: found for day in sorted(histograms) if (found := summarise(histograms[day]))}
+        found = sum_by_day(session, table, where, [table.from_ms], [table.images], find_spans(start, end, zone))
+        for day, (from_ms,), (images,) in found:
+            histograms.setdefault(day, Counter())[from_ms] += images
+    return {day: times for day in sorted(histograms) if (times := summarise(histograms[day]))}
 
 
 def count_classes(
@@ -114,16 +109,9 @@ def sum_given_back(
     if which.outcomes is not None:
         where.append(col(UsageGivenBackSlot.outcome).in_(which.outcomes))
     amounts: Counter[tuple[date, str, str]] = Counter()
-    for span in find_spans(start, end, zone):
-        number = (table.slot + span.shift) // SLOTS_A_DAY
-        for day, model, actor, amount_mt in session.execute(
-            select(number, table.model, table.actor, func.sum(table.amount_mt))
-            .where(*where, *_within(table, span))
-            .group_by(number, table.model, table.actor)
-        ):
-            amounts[day_of(day), model, actor] += int(amount_mt)
+    found = sum_by_day(
+        session, table, where, [table.model, table.actor], [table.amount_mt], find_spans(start, end, zone)
+    )
+    for day, (model, actor), (amount_mt,) in found:
+        amounts[day, model, actor] += amount_mt
     return [(*key, amounts[key]) for key in sorted(amounts)]
-
-
-def _within(table: Any, span: Span) -> tuple[Any, Any]:
-    return table.slot >= span.start, table.slot < span.end

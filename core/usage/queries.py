@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import Session, col
 
-from core.slots import SLOTS_A_DAY, day_of, find_spans, slots_between
+from core.slots import SLOTS_A_DAY, Span, day_of, find_spans, slots_between
 from core.usage.tables import OUTCOMES, UsageCallerSlot, UsageSlot
 
 _SUMMED = (*OUTCOMES, "amount_mt")
@@ -94,21 +94,15 @@ def sum_days(
     group, where = getattr(table, by), narrow(session, account_id, table, which)
     amounts: Counter[tuple[date, str]] = Counter()
     outcomes: dict[tuple[date, str], Counter[str]] = {}
-    for span in find_spans(start, end, zone):
-        day_number = (table.slot + span.shift) // SLOTS_A_DAY
-        rows = session.execute(
-            select(day_number, group, *(func.sum(getattr(table, name)) for name in _SUMMED))
-            .where(*where, table.slot >= span.start, table.slot < span.end)
-            .group_by(day_number, group)
-        )
-        for number, name, *counts, amount_mt in rows:
-            found = which.count(dict(zip(OUTCOMES, map(int, counts), strict=True)))
-            if not found.total():
-                continue
-            # A day on which the clocks change lies in two spans. PostgreSQL sums BIGINT as NUMERIC.
-            key = day_of(number), name
-            amounts[key] += int(amount_mt) if which.has_outcome("charged") else 0
-            outcomes.setdefault(key, Counter()).update(found)
+    summed = [getattr(table, name) for name in _SUMMED]
+    spans = find_spans(start, end, zone)
+    for day, (name,), (*counts, amount_mt) in sum_by_day(session, table, where, [group], summed, spans):
+        found = which.count(dict(zip(OUTCOMES, counts, strict=True)))
+        if not found.total():
+            continue
+        key = day, name
+        amounts[key] += amount_mt if which.has_outcome("charged") else 0
+        outcomes.setdefault(key, Counter()).update(found)
     return [DayUsage(day, name, amounts[day, name], outcomes[day, name]) for day, name in sorted(outcomes)]
 
 
@@ -136,6 +130,33 @@ def sum_callers(
             charged_mt = int(amount_mt) if which.has_outcome("charged") else 0
             found.append(CallerUsage(actor, _totals(charged_mt, images)))
     return sorted(found, key=lambda one: (-one.totals.amount_mt, -one.totals.images, one.actor))
+
+
+def sum_by_day(
+    session: Session,
+    table: Any,
+    where: Sequence[ColumnElement[bool]],
+    keys: Sequence[Any],
+    summed: Sequence[Any],
+    spans: Iterable[Span],
+) -> Iterator[tuple[date, Sequence[Any], Sequence[int]]]:
+    """Columns of a roll-up summed by day and by the key columns: the day, the keys, the sums.
+
+    A day on which the clocks change lies in two spans, and comes twice.
+    """
+    for span in spans:
+        number = (table.slot + span.shift) // SLOTS_A_DAY
+        rows = session.execute(
+            select(number, *keys, *map(func.sum, summed)).where(*where, *within(table, span)).group_by(number, *keys)
+        )
+        for day, *values in rows:
+            # PostgreSQL sums BIGINT as NUMERIC.
+            yield day_of(day), values[: len(keys)], [int(value) for value in values[len(keys) :]]
+
+
+def within(table: Any, span: Span) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The condition of a span's slots."""
+    return table.slot >= span.start, table.slot < span.end
 
 
 def narrow(session: Session, account_id: str, table: Any, which: Selection) -> list[ColumnElement[bool]]:

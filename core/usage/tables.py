@@ -102,7 +102,16 @@ class UsageSlot(SQLModel, table=True):
     amount_mt: int = Field(default=0, sa_type=BigInteger)
 
 
-class UsageCallerSlot(SQLModel, table=True):
+class _OfCaller(SQLModel):
+    """What the key of every roll-up begins with that tells callers apart."""
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id")
+    actor: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True, sa_type=BigInteger)
+
+
+class UsageCallerSlot(_OfCaller, table=True):
     """The same by who asked: `actor` is the id of the API key, or of the person on the portal.
 
     Beside `UsageSlot` and not in its key, so that what is asked of all callers together reads no row for each of them.
@@ -114,10 +123,6 @@ class UsageCallerSlot(SQLModel, table=True):
         {"sqlite_with_rowid": False},
     )
 
-    account_id: str = Field(primary_key=True, foreign_key="account.id")
-    actor: str = Field(primary_key=True)
-    model: str = Field(primary_key=True)
-    slot: int = Field(primary_key=True, sa_type=BigInteger)
     charged: int = Field(default=0, sa_type=BigInteger)
     free: int = Field(default=0, sa_type=BigInteger)
     failed: int = Field(default=0, sa_type=BigInteger)
@@ -126,7 +131,7 @@ class UsageCallerSlot(SQLModel, table=True):
     amount_mt: int = Field(default=0, sa_type=BigInteger)
 
 
-class UsageGivenBackSlot(SQLModel, table=True):
+class UsageGivenBackSlot(_OfCaller, table=True):
     """What was held and went back in a quarter of an hour, by caller, model and outcome: only the few that did.
 
     An image that was charged gives something back when some of its tiles failed.
@@ -138,15 +143,11 @@ class UsageGivenBackSlot(SQLModel, table=True):
         {"sqlite_with_rowid": False},
     )
 
-    account_id: str = Field(primary_key=True, foreign_key="account.id")
-    actor: str = Field(primary_key=True)
-    model: str = Field(primary_key=True)
-    slot: int = Field(primary_key=True, sa_type=BigInteger)
     outcome: str = Field(primary_key=True)
     amount_mt: int = Field(sa_type=BigInteger)
 
 
-class UsageLatencySlot(SQLModel, table=True):
+class UsageLatencySlot(_OfCaller, table=True):
     """How long images waited and ran, as a histogram of a quarter of an hour by caller and model.
 
     `images` took `from_ms` or more and less than the next bound (`core.usage.latency`). Images without a figure,
@@ -159,15 +160,11 @@ class UsageLatencySlot(SQLModel, table=True):
         {"sqlite_with_rowid": False},
     )
 
-    account_id: str = Field(primary_key=True, foreign_key="account.id")
-    actor: str = Field(primary_key=True)
-    model: str = Field(primary_key=True)
-    slot: int = Field(primary_key=True, sa_type=BigInteger)
     from_ms: int = Field(primary_key=True, sa_type=BigInteger)
     images: int = Field(sa_type=BigInteger)
 
 
-class UsageClassSlot(SQLModel, table=True):
+class UsageClassSlot(_OfCaller, table=True):
     """The objects that charged images of a quarter of an hour showed, by caller, model and class."""
 
     __tablename__ = "usage_class_slot"
@@ -176,9 +173,5 @@ class UsageClassSlot(SQLModel, table=True):
         {"sqlite_with_rowid": False},
     )
 
-    account_id: str = Field(primary_key=True, foreign_key="account.id")
-    actor: str = Field(primary_key=True)
-    model: str = Field(primary_key=True)
-    slot: int = Field(primary_key=True, sa_type=BigInteger)
     class_name: str = Field(primary_key=True)
     objects: int = Field(sa_type=BigInteger)
