@@ -46,9 +46,9 @@ returned_before = usage_details.report_returns(app, user, *view.before, zone=zon
 
 def change(now: int, before: int) -> str:
     """The change against the period before, in words where there is no percentage."""
-    if before == 0:
-        return _("none before") if now else _("none before either")
-    return f"{(now - before) / before:+.0%}" if now != before else _("as before")
+    if now == before:
+        return _("as before")
+    return f"{(now - before) / before:+.0%}" if before else _("none before")
 
 
 def whole(amount_mt: int) -> str:
