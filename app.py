@@ -16,15 +16,17 @@ import streamlit as st  # noqa: E402  # the path comes first: Streamlit imports 
 from starlette.middleware import Middleware  # noqa: E402
 
 from gateway.guard import PortalGuard  # noqa: E402
+from gateway.headers import SecurityHeaders  # noqa: E402  # the path comes first
 from gateway.main import gateway_routes, lifespan  # noqa: E402  # the path comes first
 from gateway.observe import Observe  # noqa: E402  # the path comes first
+from gateway.oidc import oidc_routes  # noqa: E402  # the path comes first
 from gateway.session import session_routes  # noqa: E402
 from ui.messages import show_script_error  # noqa: E402
 
 app = st.App(
     str(ROOT / "ui" / "portal.py"),
     lifespan=lifespan,
-    routes=[*session_routes(), *gateway_routes()],
-    middleware=[Middleware(Observe), Middleware(PortalGuard)],
+    routes=[*oidc_routes(), *session_routes(), *gateway_routes()],
+    middleware=[Middleware(Observe), Middleware(SecurityHeaders), Middleware(PortalGuard)],
     on_script_error=show_script_error,
 )

@@ -6,10 +6,12 @@ All in one run, on the same images, in turns:
     shared        eight threads on one `YOLO` a model, each with its own confidence; its wrong answers are counted
     one a thread  eight threads with a `YOLO` a model of their own
     engine        our engine with 1, 8 and 32 customers, who each send their next image when they have the last answer
+    int8          the same with the networks in INT8, where NNCF is installed (requirements-int8.txt)
     forward       the bare forward pass of the engine's back end on the same inputs, ready in memory: the limit
 
 The images are photographs in three shapes at two sizes, through two models: the embedded yolov8s and a yolov8n that
 is built from its published architecture (its weights are random, so its boxes mean nothing; its arithmetic is real).
+INT8 is calibrated with other pieces of the same photographs, and what it loses is counted on the images of the run.
 
     python bench/engine.py [--rounds 3] [--images 48] [--device auto] [--backend auto]
 """
@@ -28,8 +30,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -42,13 +45,19 @@ from core.inference.images import Pixels
 from core.inference.pipeline import DetectParams, letterbox, to_batch
 from core.inference.registry import ModelVersion
 
+if TYPE_CHECKING:
+    from core.inference.backends.network import Network
+    from core.inference.engine import Engine
+
 SEED = 20261126
 CLIENTS = (1, 8, 32)
 THREADS = 8
 CONFIDENCES = (0.05, 0.25, 0.5, 0.7)
 # Height, width and img_size.
 SHAPES = ((640, 640, 640), (720, 1280, 640), (480, 480, 320))
+CALIBRATION_PIECES = 32
 # What the issue asks of a CPU.
+INT8_GOAL = 5.0
 THROUGHPUT_GOAL, LATENCY_GOAL, LIMIT_GOAL, P95_GOAL = 2.5, 1.8, 0.95, 0.2
 
 
@@ -97,12 +106,12 @@ def make_versions(folder: Path) -> list[ModelVersion]:
     return [registry.resolve("yolov8s-fall"), build_untrained(registry.get("yolov8n"), folder)]
 
 
-def make_tasks(versions: Sequence[ModelVersion], count: int) -> list[Task]:
+def make_tasks(versions: Sequence[ModelVersion], count: int, seed: int = SEED) -> list[Task]:
     """So many, each a piece of a photograph of the ultralytics wheel; shapes, models and confidences in turn."""
     from ultralytics.utils import ASSETS
 
     photos = [cv2.imread(str(Path(ASSETS) / name)) for name in ("bus.jpg", "zidane.jpg")]
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     tasks = []
     for index in range(count):
         height, width, img_size = SHAPES[index % len(SHAPES)]
@@ -135,6 +144,54 @@ def predict(yolos: dict[str, Any], task: Task, device: str) -> np.ndarray[Any, A
         task.pixels, imgsz=task.img_size, conf=task.confidence, verbose=False, device=device
     )
     return np.asarray(results[0].boxes.data.cpu().numpy())
+
+
+def quantize_all(versions: Sequence[ModelVersion], cache_dir: Path) -> Callable[[ModelVersion], Network] | None:
+    """What opens the networks in INT8; None, with a reason, where they cannot be made."""
+    from core.errors import QuantizationRefusedError
+    from core.inference.backends.choose import count_cores
+    from core.inference.backends.openvino_network import OpenVinoNetwork, read_fp32, read_int8
+    from core.inference.quantize import quantize, require_nncf
+
+    try:
+        require_nncf()
+    except QuantizationRefusedError as error:
+        print(f"no INT8: {error.message}")
+        return None
+    made = {}
+    pieces = make_tasks(versions, CALIBRATION_PIECES, SEED + 1)
+    for version in versions:
+        model, facts = read_fp32(version.path, version.sha256, cache_dir=cache_dir)
+        made[version.sha256] = quantize(model, pieces, to_input, named=version.path), facts
+
+    def load(version: ModelVersion) -> Network:
+        parts, facts = made[version.sha256]
+        return OpenVinoNetwork(read_int8(*parts), facts, cores=count_cores(), precision="int8")
+
+    return load
+
+
+def to_input(task: Task) -> np.ndarray[Any, Any]:
+    """What the network gets of a task's image."""
+    return to_batch([letterbox(task.pixels, task.img_size)[0]])
+
+
+def tell_loss(tasks: Sequence[Task], fp32: Engine, int8: Engine) -> None:
+    """How many objects of the embedded model's images INT8 finds again; the other model's boxes mean nothing."""
+    from core.inference.compare import match_detections
+
+    objects = found = besides = 0
+    for task in tasks:
+        if task.version is tasks[0].version:
+            left, right = (
+                engine.submit(task.pixels, task.version, DetectParams(task.img_size))
+                .result()
+                .detections.filter(confidence_min=0.25)
+                for engine in (fp32, int8)
+            )
+            pairs = len(match_detections(left, right).pairs)
+            objects, found, besides = objects + len(left), found + pairs, besides + len(right) - pairs
+    print(f"INT8 finds {found} of {objects} objects of FP32 at confidence 0.25, and {besides} besides")
 
 
 def is_same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
@@ -195,10 +252,20 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     engine = Engine(load, device=device, queue_max=256, models_loaded_max=len(versions))
     engine.start()
     networks = {version.sha256: load(version) for version in versions}
-    inputs = {id(task): to_batch([letterbox(task.pixels, task.img_size)[0]]) for task in tasks}
+    load_int8 = (
+        quantize_all(versions, folder / "converted") if networks[versions[0].sha256].backend == "openvino" else None
+    )
+    engines = {"engine": engine}
+    if load_int8 is not None:
+        engines["int8"] = Engine(load_int8, device=device, queue_max=256, models_loaded_max=len(versions))
+        engines["int8"].start()
+    inputs = {id(task): to_input(task) for task in tasks}
     for task in tasks[: len(SHAPES) * len(versions)]:
         networks[task.version.sha256].forward(inputs[id(task)])
-        engine.submit(task.pixels, task.version, DetectParams(task.img_size)).result()
+        for one in engines.values():
+            one.submit(task.pixels, task.version, DetectParams(task.img_size)).result()
+    if "int8" in engines:
+        tell_loss(tasks, engine, engines["int8"])
     first = networks[versions[0].sha256]
     print(
         f"back end {first.backend} {first.precision}, {first.streams} streams; "
@@ -210,8 +277,8 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     def note(name: str, outcome: tuple[float, list[float]]) -> None:
         ways.setdefault(name, Seen()).add(*outcome)
 
-    def ask(number: int, task: Task) -> None:
-        engine.submit(task.pixels, task.version, DetectParams(task.img_size), customer=f"c{number}").result()
+    def ask(one: Engine, number: int, task: Task) -> None:
+        one.submit(task.pixels, task.version, DetectParams(task.img_size), customer=f"c{number}").result()
 
     def shared(_number: int, task: Task) -> None:
         if not is_same(predict(yolos, task, str(device)), alone[id(task)]):
@@ -232,9 +299,11 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         note("shared", run_threads(THREADS, tasks, shared))
         note("one a thread", run_threads(THREADS, tasks, one_a_thread))
         for clients in CLIENTS:
-            note(f"engine, {clients}", run_threads(clients, tasks, ask))
+            for name, one in engines.items():
+                note(f"{name}, {clients}", run_threads(clients, tasks, partial(ask, one)))
         note("forward", run_threads(first.streams, tasks, forward))
-    engine.stop()
+    for one in engines.values():
+        one.stop()
     report(ways, args)
 
 
@@ -249,6 +318,10 @@ def report(ways: dict[str, Seen], args: argparse.Namespace) -> None:
             f"{spread([mine / other for mine, other in zip(seen.rates, loop.rates, strict=True)])} × the loop{wrong}"
         )
     eight = ways["engine, 8"]
+    int8 = []
+    if "int8, 8" in ways:
+        ratios = _ratios(ways["int8, 8"].rates, loop.rates)
+        int8.append(("throughput in INT8 at 8 customers / loop", ratios, INT8_GOAL, True))
     for what, ratios, goal, above in (
         ("throughput at 8 customers / loop", _ratios(eight.rates, loop.rates), THROUGHPUT_GOAL, True),
         (
@@ -264,6 +337,7 @@ def report(ways: dict[str, Seen], args: argparse.Namespace) -> None:
             P95_GOAL,
             False,
         ),
+        *int8,
     ):
         middle = statistics.median(ratios)
         met = middle >= goal if above else middle <= goal

@@ -15,12 +15,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402  # the path comes first
 
-START_TIMEOUT_S = 300
-STOP_TIMEOUT_S = 30
+from bench.serving import free_port, plain_environment, running  # noqa: E402  # the path comes first
+
 # What the real model answers to a photograph of a street has about this length.
 ANSWER_BYTES = 1500
 NAMES = {0: "Normal", 1: "Fall"}
@@ -66,10 +63,7 @@ def started(
     kind: str, folder: Path, settings: Mapping[str, str] | None = None, *, model: bool = False
 ) -> Iterator[ServerProcess]:
     """A server of its own with settings (`VISIONMETER_…`), stopped at the end as an operator stops it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    log = folder / f"{kind}.log"
+    port, log = free_port(), folder / f"{kind}.log"
     command = [
         sys.executable,
         str(Path(__file__).resolve()),
@@ -78,37 +72,8 @@ def started(
         str(port),
         *(["--model"] if model else []),
     ]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("VISIONMETER_")},
-        "YOLO_OFFLINE": "true",
-        "VISIONMETER_DEVICE": "cpu",
-        "VISIONMETER_MODEL_FETCH": "false",
-        **(settings or {}),
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _is_ready(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the server did not start:\n{log.read_text()}")
-            time.sleep(0.1)
+    with running(command, port, log, plain_environment(settings or {})) as process:
         yield ServerProcess(process, port, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/readyz", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 # In the process of the server -----------------------------------------------------------------------

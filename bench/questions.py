@@ -29,8 +29,8 @@ ZONE = ZoneInfo("Asia/Kolkata")
 PAGE, LONG_PAGE = 51, 201
 KEYS_OF_A_QUOTE = 50
 VIEWS = {
-    "all that moved the balance": ("top_up", "capture", "refund", "adjustment"),
-    "top-ups": ("top_up",),
+    "all that moved the balance": ("top_up", "bonus", "capture", "refund", "adjustment"),
+    "top-ups": ("top_up", "bonus"),
     "charges": ("capture",),
     "refunds and corrections": ("refund", "adjustment", "freeze", "unfreeze"),
     "everything": None,

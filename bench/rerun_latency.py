@@ -1,9 +1,12 @@
-"""What the start-up `gc.freeze()` is worth: p50 and p95 of a trivial Streamlit rerun with and without it.
+"""What it is worth to collect garbage seldom: p50 and p95 of a trivial Streamlit rerun in three ways.
 
-Starts the real server twice, with VISIONMETER_GC_FREEZE=true and =false, each with the embedded model loaded,
-and drives reruns of the signed-out page over Streamlit's own websocket, in turns, so that both see the same
-machine. A rerun counts from its request to `script_finished`; each waits for the one before, so the collection
-that Streamlit does after every script run is in the next one's time.
+As shipped, no full collection follows a script run (`runner.postScriptGC` in `.streamlit/config.toml`), and what was
+loaded at start is out of the collector's sight. Beside it the same with Streamlit's collection after every run, and
+that without `gc.freeze()` (`VISIONMETER_GC_FREEZE`), which is Streamlit as it comes.
+
+Starts the real server three times, each with the embedded model loaded, and drives reruns of the signed-out page over
+Streamlit's own websocket, in turns, so that all see the same machine. A rerun counts from its request to
+`script_finished`; each waits for the one before, so a collection after a script run is in the next one's time.
 
     python bench/rerun_latency.py [--rounds 7] [--reruns 40]
 """
@@ -12,14 +15,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,55 +27,33 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
-ROOT = Path(__file__).resolve().parent.parent
-START_TIMEOUT_S = 180
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.serving import free_port, running  # the path comes first
+
 WARM_UP_RERUNS = 10
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+SHIPPED = "as shipped"
+KINDS = {
+    SHIPPED: {},
+    "collecting": {"STREAMLIT_RUNNER_POST_SCRIPT_GC": "true"},
+    "and nothing frozen": {"STREAMLIT_RUNNER_POST_SCRIPT_GC": "true", "VISIONMETER_GC_FREEZE": "false"},
+}
 
 
 @contextmanager
-def served(folder: Path, *, gc_freeze: bool) -> Iterator[int]:
+def served(folder: Path, changes: Mapping[str, str]) -> Iterator[int]:
     """A server of its own on a fresh database; gives its port, stops it at the end."""
     port = free_port()
-    log = folder / "server.log"
     environment = {
         **os.environ,
-        "VISIONMETER_GC_FREEZE": str(gc_freeze).lower(),
+        **changes,
         "VISIONMETER_DATA_DIR": str(folder / "data"),
         "VISIONMETER_DEVICE": "cpu",
     }
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true"]
     command += ["--server.address", "127.0.0.1", "--server.port", str(port)]
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _is_ready(port):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the server did not start:\n{log.read_text()}")
-            time.sleep(0.2)
+    with running(command, port, folder / "server.log", environment):
         yield port
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/readyz", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 @contextmanager
@@ -107,7 +85,9 @@ def rerun(tab: ClientConnection) -> float:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The value below which `percent` % of the values lie."""
+    """The value below which `percent` % of the values lie; of none it is no number."""
+    if len(values) < 2:
+        return values[0] if values else float("nan")
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
@@ -117,12 +97,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--reruns", type=int, default=40, help="reruns of each kind in a round")
     arguments = parser.parse_args()
-    times: dict[str, list[list[float]]] = {"with": [], "without": []}
+    times: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     with ExitStack() as stack:
         tabs = {}
         for kind in times:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="visionmeter-bench-")))
-            port = stack.enter_context(served(folder, gc_freeze=kind == "with"))
+            port = stack.enter_context(served(folder, KINDS[kind]))
             tabs[kind] = stack.enter_context(opened_tab(port))
             for _ in range(WARM_UP_RERUNS):
                 rerun(tabs[kind])
@@ -134,16 +114,16 @@ def main() -> None:
     for kind, rounds in times.items():
         everything = [value for one in rounds for value in one]
         p50, p95 = percentile(everything, 50), percentile(everything, 95)
-        print(f"  {kind:>7} gc.freeze()   p50 {p50:6.1f} ms   p95 {p95:6.1f} ms")
-    for percent in (50, 95):
-        ratios = [
-            percentile(without, percent) / percentile(frozen, percent)
-            for frozen, without in zip(times["with"], times["without"], strict=True)
-        ]
-        print(
-            f"  without / with, p{percent}: {statistics.median(ratios):.1f} × "
-            f"(rounds {min(ratios):.1f} to {max(ratios):.1f})"
-        )
+        print(f"  {kind:18}   p50 {p50:6.1f} ms   p95 {p95:6.1f} ms", end="")
+        for percent in (50, 95) if kind != SHIPPED else ():
+            ratios = [
+                percentile(other, percent) / percentile(shipped, percent)
+                for shipped, other in zip(times[SHIPPED], rounds, strict=True)
+            ]
+            print(
+                f"   p{percent} {statistics.median(ratios):.1f} (rounds {min(ratios):.1f} to {max(ratios):.1f})", end=""
+            )
+        print(" × as shipped" if kind != SHIPPED else "")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,24 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import DateTime, Dialect, Insert, String, Table, TypeDecorator, create_engine, event, func, select
+from sqlalchemy import (
+    DateTime,
+    Dialect,
+    Insert,
+    Select,
+    String,
+    Table,
+    TypeDecorator,
+    create_engine,
+    event,
+    func,
+    select,
+    update,
+)
 from sqlalchemy import insert as sa_insert
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.orm import class_mapper
 from sqlmodel import Session, SQLModel
 
@@ -151,6 +164,8 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # Summing a million rows sorts them first: with a helper it takes two thirds of the time.
+    cursor.execute("PRAGMA threads=2")
     cursor.close()
 
 
@@ -185,6 +200,19 @@ def _ping_after_idling(engine: Engine) -> None:
             engine.dialect.do_ping(dbapi_connection)
         except engine.dialect.loaded_dbapi.Error:
             raise InvalidatePoolError from None
+
+
+def why(error: SQLAlchemyError) -> str:
+    """The first line of what the database said, for somebody who can do something about it."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def change_some(session: Session, model: type[SQLModel], some: Select[Any], **values: Any) -> int:
+    """Set columns in the rows whose ids a query gives; how many there were. Objects in the session do not follow."""
+    table = table_of(model)
+    changed = update(table).where(table.c.id.in_(some)).values(**values).returning(table.c.id)
+    return len(session.connection().execute(changed).all())
 
 
 def one_at_a_time(session: Session, name: str) -> None:

@@ -2,7 +2,8 @@
 
 Geometry follows Ultralytics' rectangular letterboxing (`ultralytics.data.augment.LetterBox` with
 `auto=True`): the longer side becomes `img_size`, the aspect is kept, and each side is padded up to the
-model's stride. `H × W` of the result is what the model computes and what the customer pays for.
+model's stride. Models that tell classes of whole pictures see a square instead (`square_input`). `H × W` of the result
+is what the model computes and what the customer pays for.
 """
 
 from __future__ import annotations
@@ -53,3 +54,15 @@ def network_input(image_height: int, image_width: int, img_size: int, *, stride:
     pad_top = round((height - resized_height) / 2 - 0.1)
     pad_left = round((width - resized_width) / 2 - 0.1)
     return NetworkInput(height, width, resized_height, resized_width, pad_top, pad_left)
+
+
+def square_input(img_size: int, *, stride: int = STRIDE_PX) -> NetworkInput:
+    """The network input of a model for classes of whole pictures: `img_size` on both sides, whatever the image is.
+
+    The image's shorter side becomes `img_size`, and what the longer one has more is cut off in equal parts, as
+    Ultralytics' `classify_transforms` does. Raises `ValueError` for an `img_size` that is no positive multiple of
+    `stride`.
+    """
+    if img_size < stride or img_size % stride:
+        raise ValueError(f"img_size must be a multiple of {stride}, not {img_size}")
+    return NetworkInput(img_size, img_size, img_size, img_size, 0, 0)

@@ -12,28 +12,38 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TypeVar
 
-from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from core.config import Settings
-from core.errors import RateLimitedError, TooManyImagesError
+from core.errors import RateLimitedError, TooManyFromHereError, TooManyImagesError, TooManyInvitationsError
 from core.redis_link import RedisLink, RedisUnavailableError
 
 log = logging.getLogger("visionmeter")
 
 T = TypeVar("T")
 
+# Each says whether an address has an account, and is kept for a week.
+INVITATIONS_AN_HOUR_MAX = 20
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What a customer may do at most: a second and a minute for each API key, unfinished jobs for an account."""
+    """What a customer may do at most: a second and a minute for each API key, unfinished jobs for an account.
+
+    `sign_ins` in 15 minutes, `sign_ups` and `resets` of passwords in an hour are those of one network address.
+    """
 
     requests_per_s: int
     images_per_minute: int
     jobs_concurrent: int
+    sign_ins: int = 50
+    sign_ups: int = 20
+    resets: int = 20
 
 
 def read_limits(settings: Settings) -> RateLimits:
@@ -42,7 +52,27 @@ def read_limits(settings: Settings) -> RateLimits:
         requests_per_s=settings.rate_requests_per_s,
         images_per_minute=settings.rate_images_per_minute,
         jobs_concurrent=settings.rate_jobs_concurrent,
+        sign_ins=settings.rate_sign_ins,
+        sign_ups=settings.rate_sign_ups,
+        resets=settings.rate_resets,
     )
+
+
+def client_of(address: str | None) -> str | None:
+    """Whom a network address stands for where people are counted; None for nobody that can be told apart.
+
+    Of IPv6 a household has a whole /64, and IPv4 written as IPv6 is IPv4. What comes over the loopback is this machine
+    itself, or everybody behind a proxy that does not name them: counted as one, any of them would lock out the others.
+    """
+    try:
+        ip = ip_address(address or "")
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    if ip.is_loopback:
+        return None
+    return str(ip_network((ip, 64), strict=False)) if isinstance(ip, IPv6Address) else str(ip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +105,15 @@ class RateLimiter:
         self._is_shared = True
         self._requests = RateLimitItemPerSecond(limits.requests_per_s, namespace="requests")
         self._images = RateLimitItemPerMinute(limits.images_per_minute, namespace="images")
+        self._from_clients = {
+            "sign_in": RateLimitItemPerMinute(limits.sign_ins, 15, namespace="sign_in"),
+            # A sign-in at a provider is two requests, and counts once in each.
+            "sign_in_return": RateLimitItemPerMinute(limits.sign_ins, 15, namespace="sign_in_return"),
+            "sign_in_code": RateLimitItemPerMinute(limits.sign_ins, 15, namespace="sign_in_code"),
+            "sign_up": RateLimitItemPerHour(limits.sign_ups, namespace="sign_up"),
+            "reset": RateLimitItemPerHour(limits.resets, namespace="reset"),
+        }
+        self._invitations = RateLimitItemPerHour(INVITATIONS_AN_HOUR_MAX, namespace="invitations")
         # The storage's own locks are thrown away by its clean-up, while somebody may wait for one.
         self._lock = threading.Lock()
         self._memory = MemoryStorage()
@@ -115,6 +154,30 @@ class RateLimiter:
                 f"This key may send {allowed}: wait {_seconds(wait_s)} and send these {count} again.",
                 limit="images_per_minute",
                 limit_max=self.limits.images_per_minute,
+                retry_after_s=wait_s,
+            )
+
+    def hit_client(self, deed: str, address: str | None) -> None:
+        """Count a `sign_in`, `sign_in_return`, `sign_in_code`, `sign_up` or `reset` from an address.
+
+        Raises `TooManyFromHereError`, and then counts nothing.
+        """
+        client = client_of(address)
+        wait_s = None if client is None else self._hit(self._from_clients[deed], client, 1)
+        if wait_s is not None:
+            raise TooManyFromHereError(
+                f"Too many attempts from your network address: wait {_seconds(wait_s)} and try again.",
+                retry_after_s=wait_s,
+            )
+
+    def hit_invitation(self, account_id: str) -> None:
+        """Count one invitation into an account. Raises `TooManyInvitationsError`, and then counts nothing."""
+        wait_s = self._hit(self._invitations, account_id, 1)
+        if wait_s is not None:
+            raise TooManyInvitationsError(
+                f"An account invites at most {INVITATIONS_AN_HOUR_MAX} addresses an hour: wait {_seconds(wait_s)} and "
+                "try again.",
+                invitations_max=INVITATIONS_AN_HOUR_MAX,
                 retry_after_s=wait_s,
             )
 

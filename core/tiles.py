@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from core.geometry import NetworkInput, network_input
+from core.geometry import NetworkInput, network_input, square_input
 
 TILES_PX = (256, 320, 416, 512, 640, 960, 1280)
 # What is smaller than the overlap lies whole in one tile at least.
@@ -46,12 +46,16 @@ class TilePlan:
         return self.whole.height * self.whole.width + (len(self.tiles) - tiles_failed) * tile_pixels
 
 
-def plan_tiles(image_height: int, image_width: int, img_size: int, tile_px: int | None) -> TilePlan:
+def plan_tiles(
+    image_height: int, image_width: int, img_size: int, tile_px: int | None, *, square: bool = False
+) -> TilePlan:
     """What runs for an image of `image_height × image_width` pixels with tiles of `tile_px`, or without (None).
 
-    An image that is no larger than a tile has none. Raises `ValueError` for what `network_input` refuses, and for a
-    `tile_px` that is not offered.
+    An image that is no larger than a tile has none, and so has one that a model sees as a `square`. Raises
+    `ValueError` for what `network_input` refuses, and for a `tile_px` that is not offered.
     """
+    if square:
+        return TilePlan(square_input(img_size))
     whole = network_input(image_height, image_width, img_size)
     tiles = cut_tiles(image_height, image_width, tile_px)
     if not tiles:

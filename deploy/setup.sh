@@ -78,7 +78,7 @@ is_new_enough "$py" || fail ".venv has a Python older than 3.11: run make clean 
 kept="$(cat .venv/.torch-backend 2>/dev/null || true)"
 backend="${TORCH_BACKEND:-$kept}"
 wanted="$(cat requirements.txt requirements-model.txt constraints.txt pyproject.toml clients/python/pyproject.toml deploy/setup.sh; say "backend=$backend")"
-if [ "$kind" = dev ]; then wanted="$(cat requirements-dev.txt; say "$wanted")"; fi
+if [ "$kind" = dev ]; then wanted="$(cat requirements-dev.txt requirements-int8.txt; say "$wanted")"; fi
 stamp=".venv/.installed-$kind"
 wanted="$(say "$wanted" | cksum)"
 if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi

@@ -104,12 +104,12 @@ class UsageByKeyOut(Answer):
 class ModelOut(Answer):
     """A model. `beta` is its rate in the price book in force; `state` is `ready` when it can run here.
 
-    `task` says what it finds: boxes, masks, key points or oriented boxes.
+    `task` says what it finds: boxes, masks, key points, oriented boxes, or classes of whole pictures.
     """
 
     name: str
     title: str
-    task: Literal["detect", "segment", "pose", "obb"]
+    task: Literal["detect", "segment", "pose", "obb", "classify"]
     state: Literal["ready", "fetchable", "missing"]
     version: str | None
     beta: str | None
@@ -150,13 +150,15 @@ class WebhookSecretOut(Answer):
 
 
 class DeliveryOut(Answer):
-    """A message to a job's `webhook_url`. Its `id` is the `webhook-id` that the receiver gets, at every attempt.
+    """A message to a job's `webhook_url`, or about a low balance to the account's address: then `job_id` is null.
 
+    Its `id` is the `webhook-id` that the receiver gets, at every attempt.
     `next_attempt_at` is null when it was delivered or given up; `last_status` is null where nobody answered.
     """
 
     id: str
-    job_id: str
+    type: Literal["job.finished", "balance.low"]
+    job_id: str | None
     url: str
     status: DeliveryStatus
     attempts: int

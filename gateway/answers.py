@@ -9,6 +9,7 @@ from typing import Any
 
 from core.inference.detections import Detections
 from core.jobs.tables import WebhookDelivery
+from core.ledger.tables import LowBalanceAlert
 from core.money import from_millitokens
 from core.pricing.tables import Quote
 from core.services.api_keys import KeyView
@@ -160,20 +161,32 @@ def job_answer(
     return answer
 
 
-def webhook_body(delivery: WebhookDelivery, report: RunReport) -> bytes:
-    """The message that tells of a finished job. The same bytes at every attempt but for the balance."""
-    message = {
-        "type": "job.finished",
-        "timestamp": time(delivery.created_at),
-        "data": job_answer(report, with_results=True),
-    }
+def webhook_body(delivery: WebhookDelivery, subject: RunReport | LowBalanceAlert) -> bytes:
+    """The message that tells of a finished job, the same bytes at every attempt but for the balance; or of a low
+    balance, as it was."""
+    if isinstance(subject, LowBalanceAlert):
+        data: dict[str, Any] = {
+            "account_id": subject.account_id,
+            "threshold_tokens": tokens(subject.threshold_mt),
+            "balance_tokens": tokens(subject.posted_after_mt),
+            "fell_at": time(subject.created_at),
+        }
+    else:
+        data = job_answer(subject, with_results=True)
+    message = {"type": delivery_type(delivery), "timestamp": time(delivery.created_at), "data": data}
     return json.dumps(message, separators=(",", ":")).encode()
+
+
+def delivery_type(delivery: WebhookDelivery) -> str:
+    """What a message tells of."""
+    return "balance.low" if delivery.job_id is None else "job.finished"
 
 
 def delivery_answer(delivery: WebhookDelivery) -> dict[str, Any]:
     """A webhook message, and how far it is."""
     return {
         "id": delivery.id,
+        "type": delivery_type(delivery),
         "job_id": delivery.job_id,
         "url": delivery.url,
         "status": delivery.status,

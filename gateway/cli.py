@@ -22,9 +22,13 @@ from core.ledger.seal import Head
 from core.ledger.verify import PROBLEMS_MAX, Verification
 from core.money import format_tokens
 from core.services import audit
+from gateway.cli_backup import backup, restore
 from gateway.cli_calibrate import calibrate
 from gateway.cli_database import NOT_CHECKED, fail, open_database, write_atomically
+from gateway.cli_doctor import doctor
 from gateway.cli_models import catalog
+from gateway.cli_password import reset_password
+from gateway.cli_second_factor import reset_second_factor
 
 DISAGREES = 1
 
@@ -38,6 +42,11 @@ ledger = typer.Typer(
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(calibrate)
+app.add_typer(backup)
+app.add_typer(restore)
+app.add_typer(doctor)
+app.add_typer(reset_second_factor)
+app.add_typer(reset_password)
 app.add_typer(catalog, name="catalog")
 
 AccountOption = Annotated[str | None, typer.Option("--account", metavar="ID", help="Only this account.")]

@@ -13,7 +13,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.config import load_settings
-from core.db import Database
+from core.db import Database, why
 from core.errors import VisionMeterError
 
 NOT_CHECKED = 2
@@ -33,8 +33,7 @@ def open_database() -> Iterator[Database]:
     except VisionMeterError as error:
         fail(error.message)
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        fail(f"The database cannot be read: {reason[0] if reason else type(error).__name__}")
+        fail(f"The database cannot be read: {why(error)}")
     except ImportError as error:
         fail(f"The driver of this database is not installed ({error.name}): see deploy/README.md, The database.")
 

@@ -19,13 +19,14 @@ import typer
 from core.config import load_settings
 from core.errors import VisionMeterError
 from gateway.cli_database import fail, open_database
+from gateway.cli_quantize import REFUSED, describe_claim, quantize
 
 # torch takes seconds to import: a mistyped option should not wait for it.
 if TYPE_CHECKING:
+    from core.inference.quantized_file import Manifest
+    from core.inference.registry import Registry
     from core.services.model_overview import ModelLine, Overview
     from core.services.models import ModelDesk, VersionView
-
-REFUSED = 1
 
 catalog = typer.Typer(
     no_args_is_help=True,
@@ -34,8 +35,15 @@ catalog = typer.Typer(
     help="Add models and weights, go back, try new weights on a share of the accounts, retire.",
 )
 
+catalog.command("quantize")(quantize)
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A .pt file of Ultralytics.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="An .onnx file (preferred) or a .pt file of Ultralytics, or what quantize wrote."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
@@ -78,6 +86,8 @@ def list_versions(name: Name, as_json: AsJson = False) -> None:
     for view in views:
         words = "served" if view.served else f"canary {view.canary_percent} %" if view.canary_percent else ""
         typer.echo(f"{view.version.version}  {view.used_at:%Y-%m-%d %H:%M} UTC  {words}".rstrip())
+        if view.manifest is not None:
+            typer.echo(f"  {describe_claim(view.manifest, origin_known=view.origin_known)}")
 
 
 @catalog.command("add")
@@ -97,10 +107,12 @@ def add(
         from core.services import models as service
 
         model = service.add_model(desk, name=name, title=title, weights=weights, beta=rate)
+        path = desk.registry.weights_path(model)
     _say(
         as_json,
         f"{model.title} is offered as {model.name} at β {rate}. It finds: {model.classes}",
         {"name": model.name, "title": model.title, "classes": model.classes, "beta": str(rate)},
+        (desk.registry, path),
     )
 
 
@@ -111,7 +123,8 @@ def replace(name: Name, weights: File, as_json: AsJson = False) -> None:
         from core.services import models as service
 
         sha256 = service.replace_weights(desk, name, weights)
-    _say(as_json, f"{name} has the weights {sha256[:12]}.", {"name": name, "sha256": sha256})
+        path = desk.registry.weights_path(desk.registry.get(name))
+    _say(as_json, f"{name} has the weights {sha256[:12]}.", {"name": name, "sha256": sha256}, (desk.registry, path))
 
 
 @catalog.command("roll-back")
@@ -125,7 +138,8 @@ def roll_back(
         from core.services import models as service
 
         back = service.roll_back(desk, name, version)
-    _say(as_json, f"{name} has the weights {back.version} again.", {"name": name, "sha256": back.sha256})
+    outcome = {"name": name, "sha256": back.sha256}
+    _say(as_json, f"{name} has the weights {back.version} again.", outcome, (desk.registry, back.path))
 
 
 @catalog.command("canary")
@@ -133,7 +147,10 @@ def canary(
     name: Name,
     percent: Annotated[int, typer.Option(help="The share of the accounts, 1 to 100.")],
     weights: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A .pt file; without it the canary gets another share.")
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="An .onnx, .pt or .openvino file; without it the canary gets another share."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -146,6 +163,7 @@ def canary(
         as_json,
         f"{percent} % of the accounts meet {version.version} of {name}.",
         {"name": name, "sha256": version.sha256, "percent": percent},
+        (desk.registry, version.path),
     )
 
 
@@ -156,7 +174,8 @@ def promote(name: Name, as_json: AsJson = False) -> None:
         from core.services import models as service
 
         version = service.promote(desk, name)
-    _say(as_json, f"Everybody meets {version.version} of {name}.", {"name": name, "sha256": version.sha256})
+    outcome = {"name": name, "sha256": version.sha256}
+    _say(as_json, f"Everybody meets {version.version} of {name}.", outcome, (desk.registry, version.path))
 
 
 @catalog.command("stop-canary")
@@ -249,14 +268,32 @@ def _version_json(view: VersionView) -> dict[str, Any]:
         "used_at": view.used_at.isoformat(timespec="seconds"),
         "served": view.served,
         "canary_percent": view.canary_percent,
+        **_claim_json(view.manifest, view.origin_known),
     }
 
 
-def _say(as_json: bool, sentence: str, outcome: dict[str, Any]) -> None:
+def _claim_json(manifest: Manifest | None, origin_known: bool) -> dict[str, Any]:
+    if manifest is None:
+        return {"loss": None}
+    return {
+        "loss": manifest.loss.model_dump(),
+        "made_from_sha256": manifest.weights_sha256,
+        "made_from_known": origin_known,
+    }
+
+
+def _say(as_json: bool, sentence: str, outcome: dict[str, Any], came: tuple[Registry, Path] | None = None) -> None:
+    """What was done, and of weights that came into service with it what they say that they lose, if quantized."""
+    from core.services.models import find_manifest, is_origin_known
+
+    manifest = None if came is None else find_manifest(came[1])
+    known = came is not None and manifest is not None and is_origin_known(came[0], outcome["name"], manifest)
     if as_json:
-        _print_json(outcome)
-    else:
-        typer.echo(sentence)
+        _print_json(outcome if manifest is None else {**outcome, **_claim_json(manifest, known)})
+        return
+    typer.echo(sentence)
+    if manifest is not None:
+        typer.echo(describe_claim(manifest, origin_known=known))
 
 
 def _print_json(outcome: object) -> None:

@@ -17,7 +17,7 @@ from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
 from core.services import detect as detection
 from core.services import run_report
 from core.services.application import Application, current
-from core.services.run_exports import draw_found
+from core.services.run_exports import draw_found, require_format
 from core.services.stages import Stages
 from gateway import metrics, openapi
 from gateway.answers import detect_answer, detect_headers, wanted
@@ -123,6 +123,9 @@ def _detect(app: Application, caller: ApiCaller, body: Body, key: str | None, st
     outcome = detection.find_answered(app, caller, key, facts) if key is not None else None
     data = None
     if outcome is None:
+        # Before anything is paid: a drawing needs no format.
+        if options.annotated is None:
+            require_format(app, options.model, options.format)
         app.rates.hit_images(caller.id, 1)
         data = load_picture(app, picture, stages)
         outcome = detection.detect(

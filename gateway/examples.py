@@ -52,6 +52,7 @@ _KEY: dict[str, Any] = {
 }
 _DELIVERY: dict[str, Any] = {
     "id": "msg_1f0c4e8a93d2b7651c0e9f48",
+    "type": "job.finished",
     "job_id": "job_3471554a14c8df240c00a82b",
     "url": "https://example.com/visionmeter",
     "status": "pending",

@@ -25,7 +25,9 @@ from core.inference.memory import return_large_blocks
 from core.logs import configure_logging
 from core.services import admin, application
 from core.services.application import Application, current
+from core.services.card_keeper import CardKeeper
 from core.services.job_runner import JobRunner
+from core.services.mails import MailKeeper
 from core.services.model_watch import ModelWatcher
 from core.services.webhooks import WebhookSender
 from gateway import (
@@ -41,10 +43,12 @@ from gateway import (
     results,
     runs,
     shapes,
+    stripe_events,
     webhooks,
 )
 from gateway.answers import webhook_body
 from gateway.bodies import require_text
+from gateway.headers import SecurityHeaders
 from gateway.observe import Observe
 from gateway.problems import add_handlers
 
@@ -66,7 +70,7 @@ def create_api() -> FastAPI:
         dependencies=[Depends(require_text)],
     )
     add_handlers(api)
-    for module in (detect, runs, events, results, receipts, account, my_data, webhooks, metrics, docs):
+    for module in (detect, runs, events, results, receipts, account, my_data, webhooks, stripe_events, metrics, docs):
         api.include_router(module.router)
     api.add_middleware(HeadAsGet)
 
@@ -175,6 +179,10 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     runner.start()
     sender = WebhookSender(vision_meter, webhook_body, told=metrics.count_delivery)
     sender.start()
+    cards = CardKeeper(vision_meter)
+    cards.start()
+    mails = MailKeeper(vision_meter, told=metrics.count_mail)
+    mails.start()
     application.set_current(vision_meter)
     metrics.set_redis_probe(_redis_probe(vision_meter))
     # Streamlit runs a full collection after every script run. What is loaded by now never becomes garbage,
@@ -187,6 +195,8 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
         yield {}
     finally:
         watcher.stop()
+        mails.stop()
+        cards.stop()
         sender.stop()
         runner.stop()
         vision_meter.engine.stop()
@@ -194,5 +204,7 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
         vision_meter.close()
 
 
-app = Starlette(routes=gateway_routes(), lifespan=lifespan, middleware=[Middleware(Observe)])
+app = Starlette(
+    routes=gateway_routes(), lifespan=lifespan, middleware=[Middleware(Observe), Middleware(SecurityHeaders)]
+)
 add_handlers(app)

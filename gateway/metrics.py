@@ -30,6 +30,7 @@ OTHER = "other"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 STAGES_OF_A_REQUEST = ("fetch", "decode", "hold", "capture")
 DELIVERY_OUTCOMES = ("delivered", "retried", "given_up")
+MAIL_OUTCOMES = ("sent", "retried", "down", "given_up", "dropped")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # What a proxy on this machine passes on comes from the loopback too; it carries one of these.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
@@ -57,6 +58,7 @@ _rate_limited = Counter("visionmeter_rate_limited", "Requests refused by a rate 
 _deliveries = Counter(
     "visionmeter_webhook_deliveries", "Attempts to deliver a webhook.", ["outcome"], registry=REGISTRY
 )
+_mails = Counter("visionmeter_mails", "Attempts to send a mail.", ["outcome"], registry=REGISTRY)
 
 router = APIRouter()
 
@@ -105,6 +107,11 @@ def count_rate_limited() -> None:
 def count_delivery(outcome: str) -> None:
     """One attempt to deliver a webhook: `delivered`, `retried` (it failed, and another follows) or `given_up`."""
     _deliveries.labels(_one_of(DELIVERY_OUTCOMES, outcome)).inc()
+
+
+def count_mail(outcome: str) -> None:
+    """One attempt to send a mail, with an outcome of `core.services.mails.send_next`."""
+    _mails.labels(_one_of(MAIL_OUTCOMES, outcome)).inc()
 
 
 _redis_probe: Callable[[], RedisState] | None = None

@@ -25,6 +25,7 @@ from core.services.api_keys import budget_of, require_model
 from core.services.application import Application, current
 from core.services.job_runner import cancel_job
 from core.services.quotes import PreparedImage
+from core.services.run_exports import require_format
 from core.services.run_report import RunReport
 from core.services.stages import Stages
 from core.services.team import require_role
@@ -253,6 +254,7 @@ def _start(
     require_free_run(caller)
     if options.quote_id is None:
         _require_priced(app, caller, pictures, options)
+        require_format(app, options.model, options.format)
         images = _prepare(app, pictures)
         job = kept_quotes.quote_and_run(
             app,
@@ -268,6 +270,7 @@ def _start(
         return job, False
     quote = quotes.get_quote(app, caller, options.quote_id)
     require_model(caller, quote.model)
+    require_format(app, quote.model, options.format)
     job = metered_detection.submit_quote(
         app,
         caller,

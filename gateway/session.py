@@ -44,16 +44,22 @@ async def open_session(request: Request) -> Response:
     except VisionMeterError as error:
         return JSONResponse({"code": error.code, "title": error.message}, 400)
     response = Response(status_code=204)
+    set_session_cookie(response, token, is_secure=request.url.scheme == "https")
+    return response
+
+
+def set_session_cookie(response: Response, token: str, *, is_secure: bool) -> None:
+    """Give the browser its session; under TLS (`is_secure`, or as the settings say) it sends it under TLS alone."""
+    settings = current().settings
     response.set_cookie(
         SESSION_COOKIE,
         token,
-        max_age=app.settings.session_ttl_h * 3600,
+        max_age=settings.session_ttl_h * 3600,
         httponly=True,
         samesite="lax",
-        secure=app.settings.cookie_secure or request.url.scheme == "https",
+        secure=settings.cookie_secure or is_secure,
         path="/",
     )
-    return response
 
 
 async def close_session(request: Request) -> Response:

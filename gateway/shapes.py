@@ -161,12 +161,15 @@ class MaskCode(Answer):
 
 
 class Prediction(Answer):
-    """One detected object. `mask` and `polygons`, `keypoints` or `corners` are there for models of those tasks."""
+    """One detected object, or a class of the whole picture.
+
+    `mask` and `polygons`, `keypoints` or `corners` are there for models of those tasks.
+    """
 
     class_: int = Field(alias="class")
     name: str
     confidence: float
-    box: Box
+    box: Box | None = Field(default=None, description="Not of a class of the whole picture.")
     mask: MaskCode | None = Field(default=None, description="Segment: its pixels.")
     polygons: list[list[list[int]]] | None = Field(
         default=None, description="Segment: the outer outlines of its mask, the largest first, each of x, y."

@@ -10,6 +10,10 @@ from sqlmodel import SQLModel
 import core.identity.tables
 import core.jobs.tables
 import core.ledger.tables
+import core.mail.tables
+import core.payments.auto_tables
+import core.payments.card_tables
+import core.payments.invoice_tables
 import core.payments.tables
 import core.pricing.tables
 import core.usage.tables  # noqa: F401  # importing a module of tables registers them in the metadata

@@ -7,16 +7,19 @@ import streamlit as st
 from core.services import account_view, profile
 from core.services.application import current
 from ui.balance_check import show_balance_check
+from ui.closing import show_closing
 from ui.facts import show_facts
 from ui.format import local_time, plain
 from ui.i18n import _
+from ui.invoices import show_billing
 from ui.limits import show_limits
 from ui.messages import role_words
 from ui.plans import plan_facts
 from ui.security import show_security
-from ui.session import require_user
+from ui.session import choose_language, require_user
 from ui.statement import show_statement
 from ui.team import show_team
+from ui.unconfirmed import show_unconfirmed_quietly
 
 user = require_user()
 app = current()
@@ -34,8 +37,12 @@ def show_profile() -> None:
     if user.is_operator:
         facts[_("Operator")] = _("you run this installation")
     show_facts(facts)
+    show_unconfirmed_quietly(user)
+    choose_language(user, key="profile_language")
+    st.caption(_("Remembered with your sign-in: another browser speaks it as soon as you sign in there."))
     show_time_zone()
     show_export()
+    show_closing(app, user)
 
 
 def show_time_zone() -> None:
@@ -80,6 +87,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {
     "limits": (_("Limits"), lambda: show_limits(app, user)),
     "team": (_("Team"), lambda: show_team(app, user)),
     "statement": (_("Statement"), lambda: show_statement(app, user)),
+    "billing": (_("Billing"), lambda: show_billing(app, user)),
     "verify": (_("Verify"), lambda: show_balance_check(app, user)),
     "profile": (_("Profile"), show_profile),
     "security": (_("Security"), lambda: show_security(app, user)),

@@ -1,4 +1,4 @@
-"""Admin: vouchers, customers, models, prices, the ledger's check and the audit log. For the operator."""
+"""Admin: vouchers, payments, customers, models, prices, the ledger's check and the audit log. For the operator."""
 
 import csv
 import io
@@ -13,13 +13,16 @@ from core.payments.tables import Voucher
 from core.services import admin, top_up
 from core.services.application import current
 from ui.audit_log import show_audit_log
+from ui.customer_invitations import show_customer_invitations
 from ui.customers import show_customers
-from ui.format import local_time, percent, time_zone
+from ui.format import percent, table_time, time_zone
 from ui.i18n import _, ngettext
 from ui.ledger_check import show_ledger
 from ui.messages import explain
 from ui.models import show_models
+from ui.payment_desk import show_payment_desk
 from ui.plans import late_words
+from ui.price_what_if import show_what_if
 from ui.session import require_operator
 
 operator = require_operator()
@@ -76,8 +79,8 @@ def show_vouchers() -> None:
                 _("Tokens"): format_tokens(voucher.amount_mt),
                 _("State"): voucher_state(voucher),
                 _("Note"): voucher.note,
-                _("Made"): local_time(voucher.created_at),
-                _("Redeemed"): local_time(voucher.redeemed_at) if voucher.redeemed_at else "",
+                _("Made"): table_time(voucher.created_at),
+                _("Redeemed"): table_time(voucher.redeemed_at) if voucher.redeemed_at else "",
             }
             for voucher in vouchers
         ],
@@ -124,7 +127,7 @@ def show_prices() -> None:
         [
             {
                 _("Version"): version.prices.version,
-                _("In force since"): local_time(version.since),
+                _("In force since"): table_time(version.since),
                 "α": str(version.prices.alpha),
                 _("Minimum"): str(version.prices.minimum),
                 _("Discount from so many pictures"): " · ".join(
@@ -149,15 +152,19 @@ def show_prices() -> None:
         ],
         hide_index=True,
     )
+    show_what_if(in_force)
 
 
 st.title(_("Admin"))
-vouchers_tab, customers_tab, models_tab, prices_tab, ledger_tab, audit_tab = st.tabs(
-    [_("Vouchers"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load"), _("Audit log")]
+vouchers_tab, payments_tab, customers_tab, models_tab, prices_tab, ledger_tab, audit_tab = st.tabs(
+    [_("Vouchers"), _("Payments"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load"), _("Audit log")]
 )
 with vouchers_tab:
     show_vouchers()
+with payments_tab:
+    show_payment_desk()
 with customers_tab:
+    show_customer_invitations()
     show_customers()
 with models_tab:
     show_models()

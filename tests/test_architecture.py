@@ -13,6 +13,7 @@ from sqlmodel import SQLModel
 
 import core.jobs.tables
 import core.ledger.tables
+import core.payments.card_tables
 import core.payments.tables
 import core.pricing.tables
 import core.usage.tables  # noqa: F401  # registers the tables

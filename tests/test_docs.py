@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ROOT, settings_table
+from core.config import ROOT
 from core.money import format_tokens
 from core.pricing.book import BatchPrice, read_book
+from core.settings_table import settings_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
@@ -38,7 +39,7 @@ def slug(heading: str) -> str:
 
 
 def test_settings_table() -> None:
-    """The README's configuration table is the output of `python -m core.config`."""
+    """The README's configuration table is the output of `python -m core.settings_table`."""
     assert between("settings") == settings_table()
 
 

@@ -14,7 +14,8 @@ from core.services.application import Application
 from ui import code_samples
 from ui.api_key_dialogs import FreshKey, create_dialog, forget_secret, revoke_dialog, rotate_dialog
 from ui.code_samples import Call
-from ui.format import local_time, plain, tokens_and_money
+from ui.format import local_time, plain, table_time, tokens_and_money
+from ui.help import help_link
 from ui.i18n import _, ngettext
 from ui.session import may
 
@@ -90,6 +91,7 @@ def show_actions(user: User, views: Sequence[KeyView]) -> None:
         if is_member and st.button(_("Create a key"), type="primary", icon=":material/add:"):
             st.dialog(_("Create a key"), icon=":material/key:")(create_dialog)(uuid.uuid4().hex)
         st.link_button(_("API reference"), "/v1/docs", icon=":material/menu_book:")
+        help_link("api", _("The API in five minutes"))
 
 
 def show_keys(user: User, views: Sequence[KeyView]) -> None:
@@ -140,9 +142,9 @@ def _show_ended(views: Sequence[KeyView]) -> None:
                 _("Name"): view.key.name,
                 _("Prefix"): f"{view.key.prefix}…",
                 _("State"): _state_words(view),
-                _("Ended"): local_time(view.key.revoked_at or view.key.expires_at or view.key.created_at),
-                _("Created"): local_time(view.key.created_at),
-                _("Last used"): local_time(view.key.last_used_at) if view.key.last_used_at else "",
+                _("Ended"): table_time(view.key.revoked_at or view.key.expires_at or view.key.created_at),
+                _("Created"): table_time(view.key.created_at),
+                _("Last used"): table_time(view.key.last_used_at) if view.key.last_used_at else "",
                 # A key that took another's place counts on in the same budget: said there, not twice.
                 _("Tokens this month"): "" if view.key.replaced_by else format_tokens(view.month_spent_mt),
             }

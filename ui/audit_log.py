@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.services import audit_trail
 from core.services.application import current
-from ui.format import local_time
+from ui.format import table_time
 from ui.i18n import _
 from ui.session import require_operator
 
@@ -19,13 +19,28 @@ def action_words(action: str) -> str:
     words = {
         "user.sign_up": _("signed up"),
         "user.sign_in": _("signed in"),
+        "user.sign_in_oidc": _("signed in with the identity provider"),
+        "user.link_oidc": _("linked the identity provider"),
+        "user.unlink_oidc": _("unlinked the identity provider"),
         "user.change_password": _("changed the password"),
+        "user.confirm_address": _("confirmed the address"),
+        "user.reset_password": _("chose a new password by a link"),
+        "user.end_what_was_prepared": _("ended what somebody else may have prepared in the account"),
+        "user.make_reset_link": _("made a link for a new password"),
         "user.export_data": _("exported the data"),
         "user.end_session": _("ended a sign-in"),
         "user.end_other_sessions": _("ended all other sign-ins"),
         "user.set_time_zone": _("chose a time zone"),
+        "second_factor.turn_on": _("turned a second factor on"),
+        "second_factor.turn_off": _("turned the second factor off"),
+        "second_factor.new_codes": _("made new recovery codes"),
+        "second_factor.use_recovery_code": _("used a recovery code"),
+        "second_factor.wrong_code": _("entered a wrong code after the right password"),
+        "second_factor.reset": _("removed somebody's second factor"),
         "team.invite": _("invited somebody"),
         "team.withdraw_invitation": _("withdrew an invitation"),
+        "customer.invite": _("invited a new customer"),
+        "customer.withdraw_invitation": _("withdrew a new customer's invitation"),
         "team.set_role": _("changed a role"),
         "team.remove": _("removed a member"),
         "key.create": _("made an API key"),
@@ -34,13 +49,27 @@ def action_words(action: str) -> str:
         "webhook.read_secret": _("read the webhooks' secret"),
         "webhook.resend": _("sent a webhook again"),
         "limits.set": _("set limits"),
+        "limits.set_alert_url": _("set the address that is told of a low balance"),
+        "card.save": _("kept a card"),
+        "card.forget": _("had the card forgotten"),
+        "auto_top_up.turn_on": _("turned automatic top-ups on"),
+        "auto_top_up.turn_off": _("turned automatic top-ups off"),
+        "auto_top_up.begin": _("began an automatic top-up"),
+        "auto_top_up.stop": _("automatic top-ups stopped"),
+        "billing.set": _("changed the billing details"),
         "voucher.make": _("made a voucher"),
         "voucher.withdraw": _("withdrew a voucher"),
         "voucher.redeem": _("redeemed a voucher"),
+        "payment.open": _("opened a payment"),
+        "payment.cancel": _("cancelled a payment"),
+        "payment.confirm": _("confirmed a payment"),
+        "payment.reject": _("rejected a payment"),
         "balance.refund": _("refunded a charge"),
         "balance.adjust": _("adjusted a balance"),
         "account.freeze": _("froze an account"),
         "account.unfreeze": _("unfroze an account"),
+        "account.delete": _("deleted the account"),
+        "user.leave": _("left an account"),
         "account.plan": _("changed a plan"),
         "model.fetch": _("fetched a model"),
         "model.switch": _("put a model's new version in service"),
@@ -78,7 +107,7 @@ def show_audit_log() -> None:
     st.dataframe(
         [
             {
-                _("Time"): local_time(line.event.created_at),
+                _("Time"): table_time(line.event.created_at),
                 _("Who"): line.actor,
                 _("What"): action_words(line.event.action),
                 _("To what"): line.event.subject,

@@ -13,6 +13,7 @@ from ui.facts import show_facts
 from ui.format import tokens
 from ui.i18n import _
 from ui.messages import explain
+from ui.uploader import file_uploader
 from ui.verification import explain_problem
 
 HEAD_BYTES_MAX = 1_000_000
@@ -28,9 +29,7 @@ def show_balance_check(app: Application, user: User) -> None:
             "replays them one by one: balances, holds, charges and seals must agree."
         )
     )
-    kept = st.file_uploader(
-        _("Check against a head I kept (optional)"), type="json", key="kept_head", max_upload_size=1
-    )
+    kept = file_uploader(_("Check against a head I kept (optional)"), type="json", key="kept_head", limit_mb=1)
     if st.button(_("Verify my balance"), icon=":material/verified:", type="primary", key="verify_balance"):
         _verify(app, user, kept.getvalue() if kept else None)
     st.subheader(_("A head to keep"))

@@ -7,18 +7,23 @@ import uuid
 import streamlit as st
 
 from core.money import format_tokens
-from core.services import admin, corrections
+from core.services import account_view, admin, corrections, payments
 from core.services.admin import Customer
 from core.services.application import current
 from ui.correction_dialogs import adjust_dialog, freeze_dialog, refund_dialog
-from ui.format import local_time, plain, show_amount, tokens
+from ui.facts import show_facts
+from ui.format import plain, show_amount, table_time, tokens
 from ui.i18n import _
 from ui.messages import role_words
+from ui.payments import payment_facts
 from ui.plans import plan_button, plan_dialog, plan_words
+from ui.second_factor import reset_button
 from ui.session import require_operator
+from ui.transactions import kind_words
 
 CUSTOMERS_MAX = 200
 CHARGES_PER_PAGE = 50
+MOVEMENTS_SHOWN = 20
 
 
 def show_customers() -> None:
@@ -40,9 +45,9 @@ def show_customers() -> None:
                 _("Held"): format_tokens(customer.account.held_mt),
                 _("Caps"): _caps(customer),
                 _("Plan"): plan_words(customer.account.plan),
-                _("State"): _("frozen") if customer.account.status == "frozen" else _("active"),
-                _("Since"): local_time(customer.user.created_at),
-                _("Last sign-in"): local_time(customer.user.last_sign_in_at) if customer.user.last_sign_in_at else "",
+                _("State"): _state(customer),
+                _("Since"): table_time(customer.user.created_at),
+                _("Last sign-in"): table_time(customer.user.last_sign_in_at) if customer.user.last_sign_in_at else "",
                 _("Demonstration"): customer.account.is_demo,
             }
             for customer in customers
@@ -61,6 +66,12 @@ def show_customers() -> None:
         st.caption(_("Select a customer to refund, adjust the balance, change the plan or freeze the account."))
         return
     _show_customer(customers[event.selection.rows[0]])
+
+
+def _state(customer: Customer) -> str:
+    if customer.account.closed_at is not None:
+        return _("deleted")
+    return _("frozen") if customer.account.status == "frozen" else _("active")
 
 
 def _caps(customer: Customer) -> str:
@@ -84,7 +95,13 @@ def _show_customer(customer: Customer) -> None:
     show_amount(held, _("Held"), account.held_mt)
     today.metric(_("Spent today"), tokens(spending.day_spent_mt), **_cap_below(spending.day_cap_mt))
     month.metric(_("Spent this month"), tokens(spending.month_spent_mt), **_cap_below(spending.month_cap_mt))
-    if is_frozen:
+    is_closed = account.closed_at is not None
+    if is_closed:
+        st.info(
+            _("Its owner deleted this account: only its books are left, and it stays frozen."),
+            icon=":material/person_off:",
+        )
+    elif is_frozen:
         st.warning(_("This account is frozen: it cannot spend. Money still comes in."), icon=":material/ac_unit:")
     with st.container(horizontal=True):
         # The key of a request is made when its dialog opens: whatever is clicked twice in there is done once.
@@ -94,15 +111,59 @@ def _show_customer(customer: Customer) -> None:
         if st.button(planning, icon=":material/star:"):
             st.dialog(planning)(plan_dialog)(customer, uuid.uuid4().hex)
         freezing = _("Let it spend again") if is_frozen else _("Freeze the account")
-        if st.button(freezing, icon=":material/lock_open:" if is_frozen else ":material/ac_unit:"):
+        if not is_closed and st.button(freezing, icon=":material/lock_open:" if is_frozen else ":material/ac_unit:"):
             st.dialog(freezing)(freeze_dialog)(customer, uuid.uuid4().hex)
+        reset_button(customer.user)
     _show_charges(customer)
+    _show_movements(customer)
 
 
 def _cap_below(cap_mt: int | None) -> dict[str, str]:
     """A cap as the small line under a metric."""
     text = _("no cap") if cap_mt is None else _("cap {amount}").format(amount=format_tokens(cap_mt))
     return {"delta": text, "delta_color": "off", "delta_arrow": "off"}
+
+
+def _show_movements(customer: Customer) -> None:
+    """Top-ups, refunds and corrections, with the charge or the payment behind each."""
+    account_id = customer.account.id
+    found = corrections.list_movements(current(), require_operator(), account_id, limit=MOVEMENTS_SHOWN + 1)
+    shown = found[:MOVEMENTS_SHOWN]
+    if not shown:
+        return
+    st.markdown(f"**{_('Top-ups, refunds and corrections')}**")
+    memos = [account_view.split_memo(entry) for entry, _actor in shown]
+    event = st.dataframe(
+        {
+            _("Time"): [table_time(entry.created_at) for entry, _actor in shown],
+            _("Type"): [kind_words(entry.kind) for entry, _actor in shown],
+            _("Tokens"): [format_tokens(entry.posted_change_mt, signed=True) for entry, _actor in shown],
+            _("Settled after"): [format_tokens(entry.posted_after_mt) for entry, _actor in shown],
+            _("By"): [actor for _entry, actor in shown],
+            _("Reason"): [reason for _reference, reason in memos],
+            _("Reference"): [reference for reference, _reason in memos],
+        },
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"movements_{account_id}_{shown[0].entry.seq}",
+    )
+    if len(found) > MOVEMENTS_SHOWN:
+        st.caption(_("The newest {n} are shown.").format(n=MOVEMENTS_SHOWN))
+    for row in event.selection.rows:
+        entry = shown[row].entry
+        if entry.hold_id:
+            st.button(
+                _("Show the charge that was refunded"),
+                icon=":material/receipt_long:",
+                key="movement_charge",
+                on_click=st.session_state.__setitem__,
+                args=(f"charge_reference_{account_id}", entry.hold_id),
+            )
+        elif entry.kind in ("top_up", "bonus") and (
+            paid := payments.find_by_reference(current(), require_operator(), entry.memo)
+        ):
+            show_facts({_("Customer"): plain(paid.email), **payment_facts(paid.payment)})
 
 
 def _show_charges(customer: Customer) -> None:
@@ -129,7 +190,7 @@ def _show_charges(customer: Customer) -> None:
     event = st.dataframe(
         [
             {
-                _("Time"): local_time(charge.charged_at),
+                _("Time"): table_time(charge.charged_at),
                 _("Picture"): charge.image_name,
                 _("Model"): charge.model,
                 _("Charged"): format_tokens(charge.amount_mt),

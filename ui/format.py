@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
+from babel.dates import format_date, format_skeleton, get_datetime_format
+from babel.numbers import format_currency, format_decimal
 from streamlit.delta_generator import DeltaGenerator
 
-from core.money import format_tokens, to_currency
+from core.money import format_tokens, from_minor, to_currency
 from core.services.application import current
-from ui.i18n import _
+from ui.i18n import _, language
 
 
 def money(amount_mt: int) -> str:
     """The currency's worth of an amount, such as `¥0.06`."""
     settings = current().settings
     value = to_currency(abs(amount_mt), settings.price_per_token)
-    return f"{'−' if amount_mt < 0 and value else ''}{settings.currency_symbol}{value:,.2f}"
+    shown = format_decimal(value, "#,##0.00", locale=language())
+    return f"{'−' if amount_mt < 0 and value else ''}{settings.currency_symbol}{shown}"
+
+
+def paid(amount_minor: int, currency: str) -> str:
+    """Money that was or is to be paid, in minor units, such as `¥1,000.00`; another currency by its code."""
+    settings = current().settings
+    own = currency == settings.currency.upper()
+    sign = "−" if amount_minor < 0 else ""
+    # A pattern without a sign of its own, and as many decimals as the currency has.
+    shown = format_currency(from_minor(abs(amount_minor), currency), currency, "#,##0.00", locale=language())
+    return f"{sign}{settings.currency_symbol if own else f'{currency} '}{shown}"
 
 
 def tokens(amount_mt: int) -> str:
@@ -60,7 +73,29 @@ def time_zone() -> tzinfo:
 
 
 def local_time(moment: datetime) -> str:
-    """A moment in the reader's time zone, such as `2026-11-23 14:05`."""
+    """A moment in the reader's time zone and language, such as `Nov 23, 2026, 14:05`."""
+    local = moment.astimezone(time_zone())
+    joined = str(get_datetime_format("medium", locale=language()))
+    return joined.replace("{1}", local_day(local.date())).replace("{0}", f"{local:%H:%M}")
+
+
+def local_clock(moment: datetime) -> str:
+    """The time of day alone, such as `14:05`."""
+    return moment.astimezone(time_zone()).strftime("%H:%M")
+
+
+def local_day(day: date) -> str:
+    """A day in the reader's language, such as `Nov 23, 2026`."""
+    return format_date(day, locale=language())
+
+
+def local_month(day: date) -> str:
+    """The month of a day in the reader's language, such as `November 2026`."""
+    return format_skeleton("yMMMM", day, locale=language())
+
+
+def table_time(moment: datetime) -> str:
+    """A moment in a column, which has to sort: `2026-11-23 14:05` in the reader's time zone."""
     return moment.astimezone(time_zone()).strftime("%Y-%m-%d %H:%M")
 
 
@@ -71,6 +106,11 @@ def plain(name: str) -> str:
     return name
 
 
+def tile_words(tile_px: int) -> str:
+    """Tiles of a size, in words."""
+    return _("tiles of {side} × {side} px").format(side=tile_px)
+
+
 def task_words(task: str) -> str:
     """What a model of a task finds, in words."""
     words = {
@@ -78,5 +118,6 @@ def task_words(task: str) -> str:
         "segment": _("masks"),
         "pose": _("key points"),
         "obb": _("oriented boxes"),
+        "classify": _("classes of whole pictures"),
     }
     return words.get(task, task)

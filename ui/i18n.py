@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gettext
-import io
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import streamlit as st
-from babel.messages.mofile import write_mo
-from babel.messages.pofile import read_po
+
+from core.catalogue import load_catalogue
 
 LOCALES = Path(__file__).with_name("locales")
 LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
@@ -24,14 +23,7 @@ _kept: ContextVar[str | None] = ContextVar("language", default=None)
 
 @cache
 def _catalogue(language: str) -> gettext.NullTranslations:
-    path = LOCALES / language / "visionmeter.po"
-    if not path.is_file():
-        return gettext.NullTranslations()
-    compiled = io.BytesIO()
-    with path.open("rb") as file:
-        write_mo(compiled, read_po(file, locale=language))
-    compiled.seek(0)
-    return gettext.GNUTranslations(compiled)
+    return load_catalogue(LOCALES / language / "visionmeter.po", language)
 
 
 def language() -> str:
@@ -77,6 +69,7 @@ MODEL_CLASSES = (
     N_("80 COCO classes"),
     N_("people with 17 key points"),
     N_("15 DOTA classes"),
+    N_("1000 ImageNet classes"),
 )
 
 

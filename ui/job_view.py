@@ -11,8 +11,8 @@ from core.db import utcnow
 from core.errors import VisionMeterError
 from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
 from core.inference.draw import draw_detections
-from core.inference.exports import Labelled
-from core.inference.images import Pixels, decode_image, encode_jpeg, encode_png
+from core.inference.exports import FORMATS_OF_BOXES, Labelled
+from core.inference.images import encode_jpeg, encode_png
 from core.jobs.tables import JobImage
 from core.services import account_view
 from core.services.account_view import JobView
@@ -20,13 +20,14 @@ from core.services.application import current
 from core.services.job_runner import cancel_job
 from core.services.run_exports import Picture, write_coco, write_csv, write_json, zip_drawn, zip_labels
 from ui.batch import restore
-from ui.format import local_time, plain, show_amount, tokens
+from ui.comparison import show_comparison
+from ui.format import local_time, plain, show_amount, tile_words, tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain, explain_code
-from ui.session import require_user
+from ui.pictures import SHOWN_PX, stored_pixels
+from ui.session import may, require_user
 
 POLL_S = 0.7
-SHOWN_PX = 1100
 PER_PAGE = 6
 CONFIDENCE_DEFAULT = 0.25
 
@@ -42,7 +43,7 @@ def show_job(job_id: str) -> None:
         _("Run of {time} · {model} at {size}").format(
             time=local_time(view.job.created_at), model=view.job.model, size=view.job.img_size
         )
-        + (" · " + _("tiles of {side} × {side} px").format(side=view.job.tile_px) if view.job.tile_px else "")
+        + (" · " + tile_words(view.job.tile_px) if view.job.tile_px else "")
     )
     if view.job.status != "finished":
         st.fragment(_show_progress, run_every=POLL_S)(job_id)
@@ -71,7 +72,9 @@ def _show_progress(job_id: str) -> None:
             held=tokens(progress.held_mt), charged=tokens(progress.charged_mt)
         )
     )
-    if st.button(_("Cancel what has not started"), icon=":material/cancel:", key=f"cancel_{job_id}"):
+    may_cancel = may(require_user(), "member")
+    label = _("Cancel what has not started")
+    if st.button(label, icon=":material/cancel:", key=f"cancel_{job_id}", disabled=not may_cancel):
         returned_mt = cancel_job(current(), require_user(), job_id)
         st.toast(_("Given back: {amount}").format(amount=tokens(returned_mt)))
     st.dataframe(
@@ -138,7 +141,7 @@ def _reason(image: JobImage) -> str:
 def _show_results(job_id: str) -> None:
     user = require_user()
     view = account_view.get_job(current(), user, job_id)
-    done = [image for image in view.images if image.status in ("charged", "free")]
+    done = [image for image in view.images if image.is_answered]
     if not done:
         return
     found = {}
@@ -161,17 +164,16 @@ def _show_results(job_id: str) -> None:
         shown_classes = st.pills(
             _("Classes"), classes, default=classes, selection_mode="multi", key=f"classes_{job_id}"
         )
-    with_boxes = st.toggle(_("Show boxes"), value=True, key="with_boxes")
+    of_pictures = any(detections.whole_picture for detections in found.values())
+    with_boxes = st.toggle(_("Show classes") if of_pictures else _("Show boxes"), value=True, key="with_boxes")
     kept = {
         image_id: detections.filter(confidence_min=confidence, classes=set(shown_classes))
         for image_id, detections in found.items()
     }
     total = sum(len(detections) for detections in kept.values())
     counts = _sum_counts(kept)
-    st.markdown(
-        f"**{ngettext('{n} object', '{n} objects', total)}**"
-        + "".join(f" · {plain(name)} {count:,}" for name, count in counts.items())
-    )
+    words = ngettext("{n} class", "{n} classes", total) if of_pictures else ngettext("{n} object", "{n} objects", total)
+    st.markdown(f"**{words}**" + "".join(f" · {plain(name)} {count:,}" for name, count in counts.items()))
     pages = -(-len(done) // PER_PAGE)
     number = 1
     if pages > 1:
@@ -181,6 +183,7 @@ def _show_results(job_id: str) -> None:
     for index, image in enumerate(done[(number - 1) * PER_PAGE : number * PER_PAGE]):
         with columns[index % len(columns)], st.container(border=True):
             _show_image(user.account_id, image, kept[image.id], confidence, tuple(shown_classes), with_boxes)
+    show_comparison(job_id, confidence, tuple(name for name in classes if name not in shown_classes))
     _show_downloads(
         job_id,
         [
@@ -203,6 +206,11 @@ def _show_downloads(job_id: str, pictures: list[Picture]) -> None:
         "coco": ("COCO", lambda: write_coco(pictures), "json", "application/json"),
         "yolo": (_("YOLO labels (ZIP)"), lambda: zip_labels(pictures), "zip", "application/zip"),
     }
+    if any(picture.labelled.detections.whole_picture for picture in pictures):
+        st.caption(
+            _("COCO and YOLO labels have a box for each object: they do not apply to classes of whole pictures.")
+        )
+        makers = {kind: maker for kind, maker in makers.items() if kind not in FORMATS_OF_BOXES}
     with st.container(horizontal=True):
         for kind, (label, make, ending, mime) in makers.items():
             st.download_button(
@@ -238,7 +246,12 @@ def _show_image(
         st.warning(_("{name} is not stored any more: upload it again.").format(name=plain(image.name)))
         return
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items()) or _("nothing found")
-    st.image(picture, width="stretch", caption=f"{plain(image.name)} — {counts}")
+    st.image(
+        picture,
+        width="stretch",
+        caption=f"{plain(image.name)} — {counts}",
+        alt=_("{name}, with what was found in it: {counts}").format(name=image.name, counts=counts),
+    )
     price = _("free") if image.status == "free" else tokens(image.amount_mt)
     st.caption(f"{image.width} × {image.height} px · {price} · {image.model_ms or 0} ms")
     if image.returned_mt:
@@ -252,10 +265,7 @@ def _show_image(
                 {
                     _("Class"): item["name"],
                     _("Confidence"): item["confidence"],
-                    "x1": item["box"]["x1"],
-                    "y1": item["box"]["y1"],
-                    "x2": item["box"]["x2"],
-                    "y2": item["box"]["y2"],
+                    **item.get("box", {}),
                 }
                 for item in detections.to_json()
             ],
@@ -291,7 +301,7 @@ def _shown_jpeg(
     with_boxes: bool,
 ) -> bytes:
     """The picture as it is shown, JPEG of the shown size. The account is part of the key."""
-    pixels = _pixels(account_id, file_sha256)
+    pixels = stored_pixels(account_id, file_sha256)
     if with_boxes:
         detections = account_view.get_detections(current(), require_user(), charge_key)
         if detections is not None:
@@ -300,10 +310,4 @@ def _shown_jpeg(
 
 
 def _full_png(account_id: str, file_sha256: str, detections: Detections) -> bytes:
-    return encode_png(draw_detections(_pixels(account_id, file_sha256), detections))
-
-
-def _pixels(account_id: str, file_sha256: str) -> Pixels:
-    settings = current().settings
-    data = current().blobs.get(account_id, file_sha256)
-    return decode_image(data, bytes_max=settings.image_bytes_max, pixels_max=settings.image_pixels_max).pixels
+    return encode_png(draw_detections(stored_pixels(account_id, file_sha256), detections))

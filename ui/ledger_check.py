@@ -15,6 +15,7 @@ from ui.format import tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain
 from ui.session import require_operator
+from ui.uploader import file_uploader
 from ui.verification import explain_problem
 
 PROBLEMS_SHOWN = 20
@@ -47,9 +48,7 @@ def show_ledger() -> None:
         icon=":material/download:",
         on_click="ignore",
     )
-    upload = st.file_uploader(
-        _("Heads that were exported before"), type="json", max_upload_size=HEAD_MB_MAX, key="heads_upload"
-    )
+    upload = file_uploader(_("Heads that were exported before"), type="json", key="heads_upload", limit_mb=HEAD_MB_MAX)
     if upload is not None and st.button(_("Check against these heads"), icon=":material/fact_check:"):
         try:
             heads = audit.read_heads(upload.getvalue().decode("utf-8", "replace"))

@@ -14,7 +14,7 @@ from core.money import format_tokens, from_millitokens, parse_tokens
 from core.services import limits
 from core.services.application import Application, current
 from core.services.metered_detection import billing_day
-from ui.format import money, show_amount, tokens_and_money
+from ui.format import local_day, local_month, money, show_amount, tokens_and_money
 from ui.i18n import _
 from ui.messages import explain
 from ui.session import may, require_user
@@ -27,9 +27,13 @@ def show_limits(app: Application, user: User) -> None:
     """Progress for everybody; the form for an owner, and the same form greyed out for others."""
     spending, today = limits.get_limits(app, user), billing_day(app)
     day, month = st.columns(2)
-    _show_used(day.container(border=True), _("Today"), today.isoformat(), spending.day_spent_mt, spending.day_cap_mt)
+    _show_used(day.container(border=True), _("Today"), local_day(today), spending.day_spent_mt, spending.day_cap_mt)
     _show_used(
-        month.container(border=True), _("This month"), f"{today:%Y-%m}", spending.month_spent_mt, spending.month_cap_mt
+        month.container(border=True),
+        _("This month"),
+        local_month(today),
+        spending.month_spent_mt,
+        spending.month_cap_mt,
     )
     st.caption(
         _(
@@ -39,6 +43,8 @@ def show_limits(app: Application, user: User) -> None:
     )
     _warn_if_reached(spending, today)
     st.fragment(_show_form)()
+    if may(user, "owner"):
+        st.fragment(_show_alert_url)()
 
 
 def _show_used(place: DeltaGenerator, label: str, period: str, spent_mt: int, cap_mt: int | None) -> None:
@@ -62,7 +68,7 @@ def _warn_if_reached(spending: Spending, today: date) -> None:
         return
     st.warning(
         _("The cap is reached: nothing more runs before {day}, unless an owner raises it.").format(
-            day=again.isoformat()
+            day=local_day(again)
         ),
         icon=":material/block:",
     )
@@ -99,6 +105,33 @@ def _show_form() -> None:
         st.caption(_("Only an owner of the account changes its limits."))
     elif st.button(_("Save limits"), type="primary"):
         _save(app, typed)
+
+
+def _show_alert_url() -> None:
+    """The webhook beside the warning on the pages, and who gets a mail."""
+    user, app = require_user(), current()
+    if app.smtp is not None:
+        st.caption(_("Owners whose address is confirmed also get a mail when the balance falls below the warning."))
+    stored = limits.get_alert_url(app, user)
+    typed = st.text_input(
+        _("Call this address, too, when the balance falls below the warning (webhook)"),
+        value=stored or "",
+        placeholder="https://",
+        max_chars=2000,
+        key=f"alert_url_{stored}",
+        help=_("A signed message, once for each time it falls: see Webhooks in the API's documentation."),
+    )
+    if saved := st.session_state.pop("alert_url_saved", None):
+        st.success(saved, icon=":material/check_circle:")
+    if not st.button(_("Save the address"), key="alert_url_save"):
+        return
+    try:
+        limits.set_alert_url(app, user, (typed or "").strip() or None)
+    except VisionMeterError as error:
+        st.error(explain(error))
+        return
+    st.session_state["alert_url_saved"] = _("Saved.")
+    st.rerun(scope="fragment")
 
 
 def _shown(amount_mt: int | None) -> str:

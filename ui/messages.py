@@ -12,7 +12,7 @@ from core.config import settings
 from core.errors import VisionMeterError
 from core.identity.users import PASSWORD_LENGTH_MIN
 from core.money import format_tokens
-from ui.i18n import _
+from ui.i18n import _, ngettext
 
 log = logging.getLogger("visionmeter")
 
@@ -46,6 +46,15 @@ def _cap_words(details: dict[str, Any]) -> str:
     )
 
 
+def _weak_words(why: str) -> str:
+    if why == "email":
+        return _("Choose a password that does not contain the name in your e-mail address.")
+    return _(
+        "This password is easy to guess: it is on lists of leaked ones, or made of common words, names, dates or rows "
+        "of keys. Choose a longer one, such as four words that have nothing to do with one another."
+    )
+
+
 def role_words(role: str) -> str:
     """A role in an account, in words."""
     words = {"owner": _("owner"), "member": _("member"), "viewer": _("viewer")}
@@ -72,6 +81,19 @@ _MODEL_WORDS: dict[str, Callable[[], str]] = {
 }
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "bad_code": lambda _d: _("This code is wrong or was used before: enter the one that the app shows next."),
+    "sign_in_step_ended": lambda _d: _(
+        "This sign-in took too long, or had too many wrong codes: sign in with your password again."
+    ),
+    "second_factor_locked": lambda _d: _(
+        "Too many wrong codes came in a row. Enter a recovery code, or ask the operator of this service."
+    ),
+    "second_factor_state": lambda _d: _(
+        "The second factor was turned on or off meanwhile, or this took too long: load the page again."
+    ),
+    "second_factor_key": lambda _d: _(
+        "Codes of apps cannot be checked here at present. Enter a recovery code, or tell the operator of this service."
+    ),
     "insufficient_tokens": lambda d: _(
         "This needs {required} tokens and {available} are available: top up {missing} tokens and run it again. "
         "Nothing was taken."
@@ -81,6 +103,12 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         missing=format_tokens(d["missing_mt"]),
     ),
     "account_not_active": lambda _d: _("This account cannot spend at present: ask the operator why."),
+    "account_busy": lambda _d: _(
+        "A run is going on: wait for its end, or stop it on Detect, and then delete the account."
+    ),
+    "balance_changed": lambda d: _(
+        "The balance changed meanwhile: {amount} tokens would be lost now. Open this dialog again."
+    ).format(amount=format_tokens(d["available_mt"])),
     "spending_cap": lambda d: _cap_words(d).format(
         required=format_tokens(d["required_mt"]), cap=format_tokens(d["cap_mt"]), left=format_tokens(d["left_mt"])
     ),
@@ -147,6 +175,9 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "archive_refused": lambda _d: _(
         "This ZIP, or a file in it, cannot be read: pack it anew without a password, or choose the pictures themselves."
     ),
+    "format_not_applicable": lambda d: _(
+        "This model tells classes of whole pictures, which have no boxes: take JSON or CSV."
+    ),
     "invalid_tile_px": lambda d: (
         _("A picture has {tiles} tiles of this size, and {tiles_max} are the most: choose larger tiles.").format(**d)
         if "tiles" in d
@@ -161,18 +192,62 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
         else _("This voucher was redeemed before: ask whoever gave it to you for another.")
     ),
     "voucher_expired": lambda _d: _("This voucher is no longer valid: ask whoever gave it to you for another."),
+    "payment_not_offered": lambda _d: _("This way to pay is not offered any more: load the page again."),
+    "payment_not_found": lambda _d: _("There is no such payment in your account: load the page again."),
+    "payment_ended": lambda _d: _("This payment has ended already: load the page again to see how."),
+    "no_saved_card": lambda _d: _("Save a card first: pay once by card, and tick the box to keep it."),
+    "payment_under_way": lambda _d: _("The bank is still at work on this payment: wait for its answer."),
+    "card_payments_down": lambda _d: _(
+        "Payments by card cannot be reached at the moment, and nothing was charged: try again in a minute."
+    ),
+    "card_payments_refused": lambda _d: _(
+        "Payments by card cannot be reached at the moment, and nothing was charged: try again in a minute."
+    ),
+    "too_many_payments": lambda d: _("At most {payments_max} payments may be open: pay or cancel one first.").format(
+        **d
+    ),
     "invalid_amount": lambda _d: _("This amount is outside what is allowed: choose another."),
     "invalid_email": lambda _d: _("Enter an e-mail address such as name@example.com."),
     "email_taken": lambda _d: _("There is an account with this address: sign in instead."),
     "weak_password": lambda d: (
-        _("Choose a password of at most {length_max} characters.").format(**d)
-        if "length_max" in d
-        else _("Choose a password of at least {length_min} characters that are not all alike.").format(
-            length_min=d.get("length_min", PASSWORD_LENGTH_MIN)
+        _weak_words(d["why"])
+        if "why" in d
+        else (
+            _("Choose a password of at most {length_max} characters.").format(**d)
+            if "length_max" in d
+            else _("Choose a password of at least {length_min} characters that are not all alike.").format(
+                length_min=d.get("length_min", PASSWORD_LENGTH_MIN)
+            )
         )
     ),
     "bad_credentials": lambda _d: _("The address or the password is wrong."),
     "too_many_attempts": lambda _d: _("Too many failed sign-ins for this address: wait 15 minutes."),
+    "too_many_from_here": lambda d: _(
+        "Too many attempts from your network: wait {minutes} and try again. Other networks can go on."
+    ).format(minutes=ngettext("{n} minute", "{n} minutes", -(-d["retry_after_s"] // 60))),
+    "bad_email_link": lambda d: (
+        _("This link was used already. If you need another, ask for it on the page where you asked for this one.")
+        if d["was_used"]
+        else _(
+            "This link does not work: it is too old, or a newer mail took its place. Open the newest mail, or ask for "
+            "another."
+        )
+    ),
+    "mail_first": lambda _d: _("An account begins with a mail here: load the page again, and enter the address alone."),
+    "too_many_invitations": lambda d: _(
+        "An account invites at most {invitations_max} addresses an hour: wait {minutes} and try again."
+    ).format(
+        invitations_max=d["invitations_max"],
+        minutes=ngettext("{n} minute", "{n} minutes", -(-d["retry_after_s"] // 60)),
+    ),
+    "too_many_mails": lambda _d: _(
+        "Enough mails are on their way to this address: look where it keeps unwanted mail, or ask again in an hour."
+    ),
+    "sign_up_closed": lambda d: (
+        _("New accounts are by invitation here: ask the operator of this service for one.")
+        if d["policy"] == "invitation"
+        else _("No new accounts are opened here.")
+    ),
     "bad_ticket": lambda _d: _("This sign-in took too long: sign in again."),
     "not_allowed": lambda _d: _("Only the operator of this installation may do this."),
     "role_needed": lambda d: _("This needs the role “{needed}” in your account: ask an owner for it.").format(
@@ -187,9 +262,16 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "member_not_found": lambda _d: _("This person does not belong to your account any more: load the page again."),
     "invalid_role": lambda _d: _("Choose one of the roles offered."),
+    "payments_open": lambda _d: _(
+        "A payment is open, whose money would come to nobody: pay or cancel it under Top up first."
+    ),
+    "team_not_empty": lambda _d: _(
+        "Others belong to this account: remove them under Team first, or make one of them an owner and leave."
+    ),
     "last_owner": lambda _d: _("This is the only owner of the account: make somebody else an owner first."),
     "last_operator": lambda _d: _("This is the only operator of the installation, who cannot be removed."),
     "session_not_found": lambda _d: _("This sign-in has ended already: load the page again."),
+    "invalid_billing": lambda _d: _("Shorten it: an invoice has room for a name, an address and a tax number."),
     "invalid_time_zone": lambda _d: _("There is no time zone of this name: choose one from the list."),
     "receipt_not_found": lambda _d: _(
         "There is no such receipt in your account: check its number, or look for it among all receipts."
@@ -199,6 +281,10 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "invalid_key_setting": lambda d: _KEY_WORDS.get(d.get("field", ""), _KEY_WORDS["name"])(),
     "image_url_refused": lambda _d: _(
         "Pictures are fetched from public https and http addresses only: give such an address, or upload the file."
+    ),
+    "webhook_url_refused": lambda _d: _(
+        "Messages are sent to public https and http addresses only: give such an address, or ask the operator to allow "
+        "this one."
     ),
     "image_url_failed": lambda _d: _(
         "The picture could not be fetched from its address: open the address yourself, or upload the file."

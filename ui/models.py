@@ -16,10 +16,12 @@ from core.services import admin, models
 from core.services.application import current
 from core.services.model_overview import Margins, ModelLine, list_overview
 from core.services.models import ModelDesk, VersionView
-from ui.format import local_time, plain
+from ui.format import local_time, plain, table_time
 from ui.i18n import _
 from ui.messages import explain
 from ui.session import require_operator
+from ui.uploader import file_uploader
+from ui.weights_words import explain_to_operator, loss_words
 
 # What Streamlit takes at most (.streamlit/config.toml).
 UPLOAD_MB_MAX = 500
@@ -45,7 +47,7 @@ def show_models() -> None:
                 **(_margin_cells(line) if overview.margins is not None else {}),
                 _("Computes in"): backends.get(line.version.sha256, "") if line.version else "",
                 _("Version"): line.version.version if line.version else "",
-                _("File"): line.model.file,
+                _("File"): app.registry.weights_path(line.model).name,
             }
             for line in lines
         ],
@@ -165,7 +167,7 @@ def _show_versions(name: str, versions: list[VersionView]) -> VersionView | None
         [
             {
                 _("Version"): view.version.version,
-                _("In service since"): local_time(view.used_at),
+                _("In service since"): table_time(view.used_at),
                 _("State"): _version_words(view),
             }
             for view in versions
@@ -175,6 +177,9 @@ def _show_versions(name: str, versions: list[VersionView]) -> VersionView | None
         selection_mode="single-row",
         key=f"versions_{name}_{hash(tuple(view.version.sha256 for view in versions))}",
     )
+    for view in versions:
+        if view.manifest is not None:
+            st.caption(loss_words(view.version.version, view.manifest, origin_known=view.origin_known))
     if not event.selection.rows:
         st.caption(_("Select an earlier version to roll back to it."))
         return None
@@ -250,27 +255,14 @@ def _do(act: Callable[[], object], done: str) -> None:
         st.rerun()
 
 
-def explain_to_operator(error: VisionMeterError) -> str:
-    """A failure in words for whoever brought the weights: customers are only told to choose another model."""
-    if error.code != "weights_refused":
-        return explain(error)
-    details = error.details
-    if names := details.get("names"):
-        return _(
-            "This file names code that no detection model needs ({names}). It was not loaded, and nothing was changed."
-        ).format(names=plain(", ".join(names[:3])))
-    if details.get("reason") == "too_large":
-        return _("The file is larger than {limit} MB, which is the limit of this installation.").format(
-            limit=details["bytes_max"] // 1_000_000
-        )
-    if details.get("reason") == "registered":
-        return _("The weights of this model come with the installation and cannot be others.")
-    return _("This file does not run as a detection model here. Nothing was changed: export it again with Ultralytics.")
-
-
 def _weights_input() -> bytes | None:
     limit = max(1, min(UPLOAD_MB_MAX, current().settings.weights_bytes_max // 1_000_000))
-    upload = st.file_uploader(_("Weights, a .pt file of Ultralytics"), type="pt", max_upload_size=limit)
+    upload = file_uploader(
+        _("Weights of Ultralytics, as .onnx (preferred) or .pt, or quantized as .openvino"),
+        type=["onnx", "openvino", "pt"],
+        key="weights_upload",
+        limit_mb=limit,
+    )
     return upload.getvalue() if upload is not None else None
 
 

@@ -19,6 +19,7 @@ def pages(*, operator: bool) -> dict[str, st.Page]:
         "savings": _page("savings", _("Savings"), ":material/savings:"),
         "api_keys": _page("api_keys", _("API keys"), ":material/key:"),
         "account": _page("account", _("Account"), ":material/manage_accounts:"),
+        "help": _page("help", _("Help"), ":material/help:"),
         "admin": _page("admin", _("Admin"), ":material/tune:", hidden=not operator),
     }
 

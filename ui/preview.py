@@ -18,7 +18,8 @@ from core.services.application import current
 from core.services.quotes import FREE_PROCESSED, THUMBNAIL_PX, QuoteLine, next_discount, quote_batch, quote_lines
 from core.tiles import OVERLAP_PERCENT, cut_tiles
 from ui.batch import Candidate
-from ui.format import local_time, percent, plain, show_amount, tokens
+from ui.format import local_clock, percent, plain, show_amount, tokens
+from ui.help import help_link
 from ui.i18n import _, ngettext
 from ui.messages import explain, explain_code
 from ui.run_button import show_run_button
@@ -118,9 +119,10 @@ def _show_line(candidate: Candidate, line: QuoteLine, quote: Quote) -> None:
     discount_percent = quote.discount_percent
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
         if candidate.thumbnail and line.tiles and quote.tile_px:
-            st.image(_with_grid(candidate.thumbnail, line.height, line.width, quote.tile_px), width=THUMBNAIL_PX)
+            grid = _with_grid(candidate.thumbnail, line.height, line.width, quote.tile_px)
+            st.image(grid, width=THUMBNAIL_PX, alt=_("{name}, with the grid of its tiles").format(name=line.name))
         elif candidate.thumbnail:
-            st.image(candidate.thumbnail, width=88)
+            st.image(candidate.thumbnail, width=88, alt=line.name)
         with st.container(gap=None):
             st.markdown(f"**{plain(line.name)}**")
             st.caption(
@@ -188,6 +190,7 @@ def _show_total(quote: Quote, served: list[Candidate], lines: list[QuoteLine]) -
                 )
             )
             st.fragment(_show_binding, run_every=BINDING_REFRESH_S)(quote.expires_at)
+            help_link("prices", _("How prices work"))
         show_run_button(quote, served)
 
 
@@ -221,7 +224,7 @@ def _show_binding(expires_at: datetime) -> None:
     left_s = (expires_at - utcnow()).total_seconds()
     if left_s > 0:
         binding = ngettext("binding for {n} minute", "binding for {n} minutes", max(1, round(left_s / 60)))
-        st.caption(f":material/lock_clock: {binding} · {_('until {time}').format(time=local_time(expires_at)[-5:])}")
+        st.caption(f":material/lock_clock: {binding} · {_('until {time}').format(time=local_clock(expires_at))}")
     else:
         st.caption(
             ":material/lock_clock: " + _("Asked for again when you run: you never pay more than the button says.")

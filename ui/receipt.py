@@ -14,6 +14,7 @@ from core.services.receipt_document import exact_text, receipt_json
 from core.services.receipts import ReceiptView
 from ui.facts import show_facts
 from ui.format import local_time, percent, plain, show_amount, tokens, tokens_and_money
+from ui.help import help_link
 from ui.i18n import _, ngettext
 from ui.navigation import pages
 
@@ -175,6 +176,7 @@ def _facts(view: ReceiptView) -> dict[str, str]:
 
 def _show_refunds(view: ReceiptView) -> None:
     st.subheader(_("Refunds"))
+    help_link("money", _("What to do if a charge seems wrong"))
     if not view.refunds:
         st.caption(_("Nothing was refunded."))
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from core.errors import (
@@ -18,9 +20,11 @@ from core.services.metered_detection import find_obstacle, submit_quote
 from core.services.quotes import get_quote
 from ui.batch import Candidate, clear_batch
 from ui.format import tokens, tokens_and_money
+from ui.help import help_link
 from ui.i18n import _
 from ui.messages import explain
 from ui.navigation import go_to, pages
+from ui.opened import open_run
 from ui.session import require_user
 
 
@@ -37,33 +41,38 @@ def show_run_button(quote: Quote, served: list[Candidate]) -> None:
             icon=":material/price_change:",
         )
     label = _("Run — {amount}").format(amount=tokens(quote.total_mt)) if quote.total_mt else _("Run — free")
-    obstacle = find_obstacle(current(), user, quote)
+    if has_grown and find_obstacle(current(), user, quote) is None:
+        _ask_again(quote, served)
+    elif show_spend_button([quote], label, key="run", icon=":material/play_arrow:", shortcut="Ctrl+Enter"):
+        _run(quote, served)
+
+
+def show_spend_button(quotes: Sequence[Quote], label: str, *, key: str, icon: str, shortcut: str | None = None) -> bool:
+    """Whether the button that starts these runs was pressed; or why it cannot be pressed, and what to do."""
+    user = require_user()
+    obstacle = find_obstacle(current(), user, *quotes)
     if isinstance(obstacle, InsufficientTokensError):
         st.warning(
             _("The balance is short by {amount}.").format(amount=tokens_and_money(obstacle.missing_mt)),
             icon=":material/account_balance_wallet:",
         )
         if st.button(
-            _("Top up {amount} to run").format(amount=tokens(obstacle.missing_mt)), type="primary", width="stretch"
+            _("Top up {amount} to run").format(amount=tokens(obstacle.missing_mt)),
+            type="primary",
+            width="stretch",
+            key=f"{key}_top_up",
         ):
             go_to("top_up")
-    elif obstacle is not None:
-        _show_obstacle(obstacle, label, user)
-    elif has_grown:
-        _ask_again(quote, served)
+        help_link("money", _("What to do when the balance is short"))
+        return False
+    if obstacle is not None:
+        _show_obstacle(obstacle, label, user, key)
+        return False
     # The key names the quote: a click on a button with another price starts nothing.
-    elif st.button(
-        label,
-        type="primary",
-        width="stretch",
-        key=f"run_{quote.id}",
-        icon=":material/play_arrow:",
-        shortcut="Ctrl+Enter",
-    ):
-        _run(quote, served)
+    return st.button(label, type="primary", width="stretch", key=f"{key}_{quotes[0].id}", icon=icon, shortcut=shortcut)
 
 
-def _show_obstacle(obstacle: VisionMeterError, label: str, user: User) -> None:
+def _show_obstacle(obstacle: VisionMeterError, label: str, user: User, key: str) -> None:
     """A button that cannot be pressed, under the reason and the way out."""
     if isinstance(obstacle, RoleNeededError):
         st.info(
@@ -73,9 +82,9 @@ def _show_obstacle(obstacle: VisionMeterError, label: str, user: User) -> None:
         label = _("{run} (members only)").format(run=label)
     else:
         st.warning(explain(obstacle), icon=":material/block:")
-    st.button(label, type="primary", width="stretch", disabled=True, key="run_blocked")
+    st.button(label, type="primary", width="stretch", disabled=True, key=f"{key}_blocked")
     has_way_out = isinstance(obstacle, SpendingCapError) and user.role == "owner" and "account" in pages(operator=False)
-    if has_way_out and st.button(_("Change the caps"), icon=":material/tune:"):
+    if has_way_out and st.button(_("Change the caps"), icon=":material/tune:", key=f"{key}_caps"):
         go_to("account")
 
 
@@ -113,6 +122,5 @@ def _run(quote: Quote, served: list[Candidate]) -> None:
         st.error(explain(error))
         return
     clear_batch()
-    st.session_state["job_id"] = job.id
-    st.query_params["run"] = job.id
+    open_run(job.id)
     st.rerun()

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import uuid
+from typing import Literal
 
 import streamlit as st
 
 from core.config import SESSION_COOKIE
-from core.errors import RoleNeededError, VisionMeterError
+from core.errors import RoleNeededError
 from core.identity.tables import User
 from core.services import profile, sign_in
 from core.services.application import current
 from core.services.team import require_role
 from ui.format import plain
 from ui.i18n import LANGUAGE_COOKIE, LANGUAGES, _, guess_language, language
-from ui.messages import explain
-from ui.session_component import carry_ticket, clear_cookie, remember_language
+from ui.navigation import pages
+from ui.session_component import remember_language
 
 
 def current_user() -> User | None:
     """The signed-in user, resolved afresh from the cookie; None when nobody is."""
     return sign_in.signed_in_user(current(), st.context.cookies.get(SESSION_COOKIE))
+
+
+def forget_another(user: User | None) -> None:
+    """Forget what this tab held for somebody else: one that lost its connection comes back with whatever cookie the
+    browser has by now."""
+    if user is None:
+        return
+    if st.session_state.get("user_seen", user.id) != user.id:
+        st.session_state.clear()
+    st.session_state["user_seen"] = user.id
 
 
 def require_user() -> User:
@@ -63,6 +74,14 @@ def start_language(user: User | None) -> None:
 
 def language_switch(user: User | None, *, key: str) -> None:
     """One click from one language to the other, remembered for the user and in this browser."""
+    choose_language(user, key=key, label_visibility="collapsed")
+    remember_language(LANGUAGE_COOKIE, language())
+
+
+def choose_language(
+    user: User | None, *, key: str, label_visibility: Literal["visible", "collapsed"] = "visible"
+) -> None:
+    """The choice alone: the browser is told once a page, beside the switch of the sidebar."""
 
     def change() -> None:
         chosen = st.session_state[key]
@@ -79,10 +98,8 @@ def language_switch(user: User | None, *, key: str) -> None:
         format_func=LANGUAGES.__getitem__,
         key=key,
         on_change=change,
-        label_visibility="collapsed",
+        label_visibility=label_visibility,
     )
-    if st.context.cookies.get(LANGUAGE_COOKIE) != language():
-        remember_language(LANGUAGE_COOKIE, language())
 
 
 def sign_out() -> None:
@@ -107,74 +124,8 @@ def show_unused_invitation(user: User) -> None:
         )
 
 
-def show_sign_in() -> None:
-    """The sign-in page. After signing in, the address that was asked for opens."""
-    if nonce := st.session_state.get("cookie_to_clear"):
-        clear_cookie(nonce)
-    if ticket := st.session_state.get("ticket"):
-        if carry_ticket(ticket):
-            del st.session_state["ticket"]
-            st.error(_("This sign-in took too long: sign in again."))
-        else:
-            st.info(_("Signing you in …"))
-            return
-    _left, middle, _right = st.columns([1, 1.6, 1])
-    with middle:
+def show_way_in() -> None:
+    """Above a page that needs no sign-in: the language, and the way to the sign-in page."""
+    with st.container(horizontal=True, vertical_alignment="center"):
         language_switch(None, key="sign_in_language")
-        st.title(_("Detection by the pixel"))
-        st.markdown(
-            _(
-                "See the exact price of your photographs before anything runs, get the detections drawn, and pay "
-                "only for the pixels that were computed."
-            )
-        )
-        invitation = st.query_params.get("invite")
-        titles = [_("Sign in"), _("Create account")]
-        existing, new = st.tabs(titles, default=titles[1] if invitation else None)
-        with existing, st.form("sign_in"):
-            email = st.text_input(_("E-mail"), autocomplete="email", key="sign_in_email")
-            password = st.text_input(
-                _("Password"), type="password", autocomplete="current-password", key="sign_in_password"
-            )
-            if st.form_submit_button(_("Sign in"), type="primary", width="stretch"):
-                _try_sign_in(email, password)
-        with new, st.form("sign_up"):
-            email = st.text_input(_("E-mail"), autocomplete="email", key="sign_up_email")
-            password = st.text_input(
-                _("Password"),
-                type="password",
-                autocomplete="new-password",
-                key="sign_up_password",
-                help=_("At least 10 characters."),
-            )
-            welcome = current().settings.welcome_tokens
-            if invitation:
-                st.caption(_("You were invited to an account: use the address that the invitation is for."))
-            elif welcome:
-                st.caption(_("{amount} tokens are given to every new account.").format(amount=f"{welcome:,.3f}"))
-            if st.form_submit_button(
-                _("Join the account") if invitation else _("Create account"), type="primary", width="stretch"
-            ):
-                _try_sign_up(email, password, invitation)
-
-
-def _try_sign_in(email: str, password: str) -> None:
-    try:
-        st.session_state["ticket"] = sign_in.sign_in(current(), email, password)
-    except VisionMeterError as error:
-        st.error(explain(error))
-        return
-    st.rerun()
-
-
-def _try_sign_up(email: str, password: str, invitation: str | None) -> None:
-    try:
-        st.session_state["ticket"] = sign_in.sign_up(
-            current(), email, password, language=language(), invitation=invitation
-        )
-    except VisionMeterError as error:
-        st.error(explain(error))
-        return
-    if invitation:
-        del st.query_params["invite"]
-    st.rerun()
+        st.page_link(pages(operator=False)["detect"], label=_("Sign in"), icon=":material/login:")

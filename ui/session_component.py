@@ -18,8 +18,13 @@ export default function (component) {
   if (!data || data.nonce === handled) return;
   handled = data.nonce;
   if (data.language) {
+    document.documentElement.lang = data.language.replace("_", "-");
     document.cookie =
       `${data.cookie}=${data.language}; path=/; max-age=31536000; SameSite=Lax`;
+    return;
+  }
+  if (data.address) {
+    window.location.assign(new URL(data.address, window.location.origin));
     return;
   }
   fetch(new URL("/session", window.location.origin), {
@@ -63,8 +68,13 @@ def clear_cookie(nonce: str) -> None:
     )
 
 
+def open_address(path: str, *, nonce: str) -> None:
+    """Leave the portal for a path of this host, in this tab; a link of Streamlit opens another one."""
+    _component()(key="session_address", data={"address": path, "nonce": nonce}, height=1)
+
+
 def remember_language(cookie: str, language: str) -> None:
-    """Keep the language in a cookie of its own, so that the sign-in page speaks it too."""
+    """Tell the browser the language of the page, and keep it in a cookie, so that the sign-in page speaks it too."""
     _component()(
         key="session_language",
         data={"cookie": cookie, "language": language, "nonce": f"language {language}"},

@@ -121,7 +121,7 @@ def _show_invite(app: Application) -> None:
                 st.session_state.pop("invitation_made", None)
                 st.error(explain(error))
             else:
-                st.session_state["invitation_made"] = ((email or "").strip(), _invitation_link(code))
+                st.session_state["invitation_made"] = ((email or "").strip(), invitation_link(code))
     if made := st.session_state.pop("invitation_made", None):
         with st.container(border=True, key="invitation_made"):
             st.markdown(
@@ -132,7 +132,7 @@ def _show_invite(app: Application) -> None:
             st.code(made[1], language=None, wrap_lines=True)
 
 
-def _invitation_link(code: str) -> str:
+def invitation_link(code: str) -> str:
     """The sign-in page's address with the code, on the host by which the reader reached us."""
     address = urlsplit(st.context.url or "")
     origin = f"{address.scheme}://{address.netloc}" if address.netloc else ""

@@ -9,23 +9,37 @@ import pandas as pd
 import streamlit as st
 
 from core.identity.tables import User
+from core.ledger.ledger import SYSTEM
 from core.ledger.tables import Entry
 from core.money import format_tokens
 from core.services import account_view, audit, team
 from core.services.application import Application, current
 from core.slots import period_of
-from ui.format import local_time, money, plain, time_zone, tokens
-from ui.i18n import _, ngettext
+from ui.format import money, plain, table_time, time_zone, tokens
+from ui.i18n import N_, _, ngettext
+from ui.payments import show_payment_of
 from ui.receipt import show_receipt
 from ui.session import require_user
 from ui.verification import explain_problem
 
-PER_PAGE = 200
+PER_PAGE = 100
 CSV_ENTRIES_MAX = 50_000
+KIND_WORDS = {
+    "top_up": N_("top-up"),
+    "bonus": N_("bonus"),
+    "hold": N_("held"),
+    "capture": N_("charge"),
+    "release": N_("given back"),
+    "expire": N_("given back"),
+    "refund": N_("refund"),
+    "adjustment": N_("adjustment"),
+    "freeze": N_("account frozen"),
+    "unfreeze": N_("account active again"),
+}
 # None: whatever kind.
 VIEW_KINDS: dict[str, tuple[str, ...] | None] = {
-    "settled": ("top_up", "capture", "refund", "adjustment"),
-    "top_up": ("top_up",),
+    "settled": ("top_up", "bonus", "capture", "refund", "adjustment"),
+    "top_up": ("top_up", "bonus"),
     "capture": ("capture",),
     "corrections": ("refund", "adjustment", "freeze", "unfreeze"),
     "all": None,
@@ -34,18 +48,7 @@ VIEW_KINDS: dict[str, tuple[str, ...] | None] = {
 
 def kind_words(kind: str) -> str:
     """The kind of an entry, in words."""
-    words = {
-        "top_up": _("top-up"),
-        "hold": _("held"),
-        "capture": _("charge"),
-        "release": _("given back"),
-        "expire": _("given back"),
-        "refund": _("refund"),
-        "adjustment": _("adjustment"),
-        "freeze": _("account frozen"),
-        "unfreeze": _("account active again"),
-    }
-    return words.get(kind, kind)
+    return _(KIND_WORDS[kind]) if kind in KIND_WORDS else kind
 
 
 def show_transactions() -> None:
@@ -69,7 +72,7 @@ def show_transactions() -> None:
         _show_page(app, user, view, entries, actors)
         _show_pager(trail, entries, has_older=has_older)
     elif view == "settled" and since is None:
-        st.info(_("Nothing here yet: redeem a voucher above, then run your first picture on the Detect page."))
+        st.info(_("Nothing here yet: top up above, then run your first picture on the Detect page."))
     else:
         st.info(_("There is nothing of this type in this period: choose another."))
     with st.container(horizontal=True):
@@ -145,7 +148,7 @@ def _trail(chosen: tuple[object, ...]) -> list[int]:
 def _show_page(app: Application, user: User, view: str, entries: Sequence[Entry], actors: Mapping[str, str]) -> None:
     refunded = account_view.find_refunded(app, user, entries)
     columns = {
-        _("Time"): [local_time(entry.created_at) for entry in entries],
+        _("Time"): [table_time(entry.created_at) for entry in entries],
         _("Type"): [kind_words(entry.kind) for entry in entries],
         _("Tokens"): [format_tokens(entry.posted_change_mt, signed=True) for entry in entries],
         _("Worth"): [money(entry.posted_change_mt) for entry in entries],
@@ -175,7 +178,7 @@ def _show_page(app: Application, user: User, view: str, entries: Sequence[Entry]
         # Row numbers mean nothing in another list.
         key=f"transactions_{view}_{entries[0].seq}_{entries[-1].seq}",
     )
-    st.caption(_("Select a charge to see its receipt."))
+    st.caption(_("Select a charge to see its receipt, or a top-up to see its payment."))
     for row in event.selection.rows:
         entry = entries[row]
         if entry.hold_id and refunded.get(entry.hold_id):
@@ -185,17 +188,20 @@ def _show_page(app: Application, user: User, view: str, entries: Sequence[Entry]
             )
         if entry.hold_id:
             show_receipt(app, user, entry.hold_id)
+        elif entry.kind in ("top_up", "bonus"):
+            show_payment_of(entry)
         elif reason := account_view.split_memo(entry)[1]:
             st.info(f"{kind_words(entry.kind)} — {plain(reason)}", icon=":material/edit_note:")
 
 
 def _actor(entry: Entry, actors: Mapping[str, str]) -> str:
     """Who did it: somebody of the account by his address, a rule, the operator, or nobody in particular."""
-    if entry.actor in actors:
-        return actors[entry.actor]
     if entry.actor.startswith("rule:"):
         return _("rule of the price list")
-    return _("operator") if entry.kind in account_view.WITH_REASON else ""
+    if entry.actor == SYSTEM:
+        return ""
+    name = account_view.name_actor(entry.actor, actors)
+    return _("operator") if name == account_view.OPERATOR else name
 
 
 def _show_pager(trail: list[int], entries: Sequence[Entry], *, has_older: bool) -> None:

@@ -64,7 +64,7 @@ def callers_table(callers: Sequence[CallerReport], returns: Returns) -> pd.DataF
 
 def show_table(table: pd.DataFrame, *, key: str) -> None:
     """The table with its totals in bold."""
-    bold = table.style.apply(lambda row: ["font-weight: 700" if row.name == 0 else ""] * len(row), axis=1)
+    bold = table.style.map(lambda _cell: "font-weight: 700", subset=pd.IndexSlice[[0], :])
     tokens, counts = _amounts()[:2], _amounts()[2:]
     st.dataframe(
         bold.format(dict.fromkeys(tokens, "{:,.3f}") | dict.fromkeys(counts, "{:,}")),

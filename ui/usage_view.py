@@ -12,7 +12,7 @@ import streamlit as st
 from core.slots import period_of
 from core.usage.queries import By, Selection
 from core.usage.tables import OUTCOMES
-from ui.format import plain
+from ui.format import local_day, plain
 from ui.i18n import _
 from ui.job_view import state_words
 
@@ -130,7 +130,13 @@ def choose_view(models: Sequence[str], callers: Mapping[str, str], zone: tzinfo)
         span,
         *period_of(span.first, span.last, zone),
         before=period_of(span.before_first, span.before_last, zone),
-        which=Selection(chosen_models or None, chosen_callers or None, chosen_outcomes or None),
+        which=Selection(
+            chosen_models or None,
+            chosen_callers or None,
+            chosen_outcomes or None,
+            all_models=models,
+            all_actors=callers,
+        ),
         by="actor" if st.session_state["usage_by"] == "key" else "model",
     )
 
@@ -166,11 +172,11 @@ def _choose_period(today: date, zone: tzinfo) -> Span:
     span = find_span(period, today, custom)
     st.caption(
         _("{first} – {last} ({zone}), compared with {before_first} – {before_last}").format(
-            first=span.first.isoformat(),
-            last=span.last.isoformat(),
+            first=local_day(span.first),
+            last=local_day(span.last),
             zone=zone,
-            before_first=span.before_first.isoformat(),
-            before_last=span.before_last.isoformat(),
+            before_first=local_day(span.before_first),
+            before_last=local_day(span.before_last),
         )
     )
     return span

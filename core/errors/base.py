@@ -16,6 +16,12 @@ class VisionMeterError(Exception):
         self.details = details
 
 
+class BackupError(VisionMeterError):
+    """A back-up cannot be made or restored; what was there is as it was."""
+
+    code = "backup_refused"
+
+
 class ConfigError(VisionMeterError):
     """A setting is wrong; the message names it and says what is accepted."""
 

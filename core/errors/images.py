@@ -89,6 +89,12 @@ class InvalidTileSizeError(VisionMeterError):
     code = "invalid_tile_px"
 
 
+class FormatNotApplicableError(VisionMeterError):
+    """A format of boxes was asked for, and the model tells classes of whole pictures."""
+
+    code = "format_not_applicable"
+
+
 class InferenceError(VisionMeterError):
     """The model failed on this image."""
 

@@ -33,3 +33,9 @@ class WeightsFolderError(VisionMeterError):
     """The weights folder cannot be written, or what an operator wrote into it cannot be read."""
 
     code = "weights_folder"
+
+
+class QuantizationRefusedError(VisionMeterError):
+    """A model cannot be quantized, or what it loses cannot be measured with these pictures."""
+
+    code = "quantization_refused"

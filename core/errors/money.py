@@ -34,6 +34,24 @@ class AccountNotActiveError(VisionMeterError):
     code = "account_not_active"
 
 
+class AccountBusyError(VisionMeterError):
+    """Work of the account is going on, and some of its balance is held; nothing was changed."""
+
+    code = "account_busy"
+
+
+class PaymentsOpenError(VisionMeterError):
+    """Money may still come for the account; nothing was changed."""
+
+    code = "payments_open"
+
+
+class BalanceChangedError(VisionMeterError):
+    """Another amount is left than was agreed to; nothing was changed. `available_mt` is what there is now."""
+
+    code = "balance_changed"
+
+
 class SpendingCapError(VisionMeterError):
     """The spending cap of a day or a month leaves too little; nothing was held.
 
@@ -178,6 +196,60 @@ class VoucherExpiredError(VisionMeterError):
     """The voucher is past its date or was withdrawn."""
 
     code = "voucher_expired"
+
+
+class PaymentNotOfferedError(VisionMeterError):
+    """This way to pay is not set up here; nothing was opened."""
+
+    code = "payment_not_offered"
+
+
+class PaymentNotFoundError(VisionMeterError):
+    """There is no such payment, or it is another account's."""
+
+    code = "payment_not_found"
+
+
+class PaymentEndedError(VisionMeterError):
+    """The payment was paid, cancelled or given up before; `state` says which. Nothing was changed."""
+
+    code = "payment_ended"
+
+
+class NoSavedCardError(VisionMeterError):
+    """Automatic top-ups without a card that is kept."""
+
+    code = "no_saved_card"
+
+
+class PaymentUnderWayError(VisionMeterError):
+    """The customer's bank is at work on the payment: it can be neither cancelled nor credited yet."""
+
+    code = "payment_under_way"
+
+
+class CardPaymentsDownError(VisionMeterError):
+    """Stripe does not answer, or refuses what it was asked; nothing was charged."""
+
+    code = "card_payments_down"
+
+
+class StripeRefusedError(CardPaymentsDownError):
+    """Stripe refuses this one request, and would refuse it again; others may be answered."""
+
+    code = "card_payments_refused"
+
+
+class BadSignatureError(VisionMeterError):
+    """A message is not signed by whom it claims to be from, is too old, or cannot be read."""
+
+    code = "bad_signature"
+
+
+class TooManyPaymentsError(VisionMeterError):
+    """The account has as many open payments as it may; `payments_max` says how many."""
+
+    code = "too_many_payments"
 
 
 class InvalidAmountError(VisionMeterError):

@@ -64,7 +64,7 @@ class ImageUrlFailedError(VisionMeterError):
 
 
 class WebhookUrlRefusedError(VisionMeterError):
-    """An address that no webhook is sent to; the run was not started."""
+    """An address that no webhook is sent to; nothing was started or stored."""
 
     code = "webhook_url_refused"
 

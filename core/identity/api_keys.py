@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import string
@@ -15,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from core.db import UTCDateTime, utcnow
 from core.errors import ApiKeyNotFoundError
+from core.identity.secret_digest import digest_secret
 from core.identity.tables import ApiKey
 
 SECRET_PREFIX = "vm_"  # noqa: S105  # no secret: what every key begins with, so that scanners of leaked keys know ours
@@ -33,7 +33,7 @@ def make_secret() -> str:
 def store_key(session: Session, secret: str, key: ApiKey) -> ApiKey:
     """Store a key under the digest of its secret."""
     key.prefix = secret[:PREFIX_CHARACTERS]
-    key.digest = _digest(secret)
+    key.digest = digest_secret(secret)
     session.add(key)
     session.flush()
     return key
@@ -46,7 +46,7 @@ def find_usable_key(session: Session, secret: str) -> ApiKey | None:
     """
     if not (secret.isascii() and secret.isprintable()):
         return None  # no secret of ours, and perhaps no text that a database takes
-    digest = _digest(secret)
+    digest = digest_secret(secret)
     candidates = session.scalars(_FIND, {"b_prefix": secret[:PREFIX_CHARACTERS], "b_now": utcnow()})
     found = None
     for key in candidates:
@@ -108,6 +108,20 @@ def revoke_keys_by(session: Session, user_id: str, *, managing_only: bool = Fals
     return _revoke(session, and_(col(ApiKey.created_by) == user_id, managing))
 
 
+def revoke_all(session: Session, account_id: str) -> int:
+    """End every key of an account now; gives how many could be used until now."""
+    usable = count_usable_keys(session, account_id)
+    _revoke(session, col(ApiKey.account_id) == account_id)
+    return usable
+
+
+def forget_keys(session: Session, account_id: str) -> None:
+    """End every key of an account, and take the names and networks from all that it ever had."""
+    of_account = col(ApiKey.account_id) == account_id
+    _revoke(session, of_account)
+    session.execute(update(ApiKey).where(of_account).values(name="deleted", networks=None))
+
+
 def touch_key(session: Session, key_id: str, moment: datetime) -> None:
     """Remember when a key was used last."""
     session.execute(update(ApiKey).where(col(ApiKey.id) == key_id).values(last_used_at=moment))
@@ -157,10 +171,6 @@ def _revoke(session: Session, which: ColumnElement[bool]) -> list[str]:
         .returning(col(ApiKey.id))
     ).all()
     return [row[0] for row in revoked]
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 # Prepared: every request asks it.

@@ -5,7 +5,6 @@ Every function runs in the caller's transaction.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,7 +14,9 @@ from sqlmodel import Session, col, select
 
 from core.db import utcnow
 from core.errors import SessionNotFoundError, SignInTicketError
-from core.identity.tables import SignInTicket, User, UserSession
+from core.identity import users
+from core.identity.secret_digest import digest_secret
+from core.identity.tables import SignInStep, SignInTicket, User, UserSession
 
 TICKET_TTL = timedelta(seconds=30)
 # A page asks every second while a run lasts: not each of these is worth a write.
@@ -26,18 +27,22 @@ def issue_ticket(session: Session, user_id: str) -> str:
     """A single-use ticket for somebody whose password was just verified."""
     secret = secrets.token_urlsafe(32)
     session.execute(delete(SignInTicket).where(col(SignInTicket.expires_at) < utcnow() - TICKET_TTL))
-    session.add(SignInTicket(digest=_digest(secret), user_id=user_id, expires_at=utcnow() + TICKET_TTL))
+    session.add(SignInTicket(digest=digest_secret(secret), user_id=user_id, expires_at=utcnow() + TICKET_TTL))
     return secret
 
 
 def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta, browser: str = "") -> str:
     """Use up a ticket and open a session of a kind of browser; gives its token. Raises `SignInTicketError`."""
     now = utcnow()
+    # The user first, as whoever ends his tickets does.
+    user_id = session.exec(select(SignInTicket.user_id).where(SignInTicket.digest == digest_secret(secret))).first()
+    if user_id is not None:
+        users.lock_user(session, user_id)
     enabled = select(User.id).where(col(User.disabled_at).is_(None))
     row = session.execute(
         update(SignInTicket)
         .where(
-            col(SignInTicket.digest) == _digest(secret),
+            col(SignInTicket.digest) == digest_secret(secret),
             col(SignInTicket.used_at).is_(None),
             col(SignInTicket.expires_at) > now,
             col(SignInTicket.user_id).in_(enabled),
@@ -50,7 +55,7 @@ def exchange_ticket(session: Session, secret: str, *, session_ttl: timedelta, br
     token = secrets.token_urlsafe(32)
     session.add(
         UserSession(
-            digest=_digest(token), user_id=row[0], expires_at=now + session_ttl, last_seen_at=now, browser=browser
+            digest=digest_secret(token), user_id=row[0], expires_at=now + session_ttl, last_seen_at=now, browser=browser
         )
     )
     session.execute(update(User).where(col(User.id) == row[0]).values(last_sign_in_at=now))
@@ -65,13 +70,21 @@ def resolve_session(session: Session, token: str) -> tuple[User, UserSession] | 
     return session.exec(
         select(User, UserSession)
         .join(UserSession, col(UserSession.user_id) == col(User.id))
-        .where(UserSession.digest == _digest(token), *_open_at(utcnow()), col(User.disabled_at).is_(None))
+        .where(UserSession.digest == digest_secret(token), *_open_at(utcnow()), col(User.disabled_at).is_(None))
     ).first()
 
 
 def touch_session(session: Session, digest: str) -> None:
     """Remember that a session was used now."""
     session.execute(update(UserSession).where(col(UserSession.digest) == digest).values(last_seen_at=utcnow()))
+
+
+def shorten_session(session: Session, token: str, *, ends_at: datetime) -> None:
+    """Let a session end at a moment, unless it ends before."""
+    of_token = col(UserSession.digest) == digest_secret(token)
+    session.execute(
+        update(UserSession).where(of_token, col(UserSession.expires_at) > ends_at).values(expires_at=ends_at)
+    )
 
 
 def list_sessions(session: Session, user_id: str) -> Sequence[UserSession]:
@@ -85,7 +98,7 @@ def list_sessions(session: Session, user_id: str) -> Sequence[UserSession]:
 
 def is_current(row: UserSession, token: str) -> bool:
     """Whether a session is the one of this token."""
-    return row.digest == _digest(token)
+    return row.digest == digest_secret(token)
 
 
 def revoke_one(session: Session, user_id: str, session_id: str) -> None:
@@ -96,23 +109,31 @@ def revoke_one(session: Session, user_id: str, session_id: str) -> None:
 
 def revoke_session(session: Session, token: str) -> None:
     """End a session on the server; a copied cookie is worth nothing afterwards."""
-    _revoke(session, col(UserSession.digest) == _digest(token))
+    _revoke(session, col(UserSession.digest) == digest_secret(token))
 
 
 def revoke_all(session: Session, user_id: str, *, but: str | None = None) -> int:
-    """End every session of a user, and the tickets that would open new ones; `but` is the token of one that stays.
+    """End every session of a user, and the tickets and half-done sign-ins that would open new ones.
 
-    Gives the number of sessions that ended.
+    `but` is the token of one that stays. Gives the number of sessions that ended.
     """
     which = [col(UserSession.user_id) == user_id, *_open_at(utcnow())]
     if but is not None:
-        which.append(col(UserSession.digest) != _digest(but))
+        which.append(col(UserSession.digest) != digest_secret(but))
     session.execute(
         update(SignInTicket)
         .where(col(SignInTicket.user_id) == user_id, col(SignInTicket.used_at).is_(None))
         .values(used_at=utcnow())
     )
+    session.execute(delete(SignInStep).where(col(SignInStep.user_id) == user_id))
     return _revoke(session, *which)
+
+
+def remove_all(session: Session, user_id: str) -> None:
+    """Remove every sign-in of a user, the ended ones too, and the tickets that would make another."""
+    session.execute(delete(SignInStep).where(col(SignInStep.user_id) == user_id))
+    session.execute(delete(SignInTicket).where(col(SignInTicket.user_id) == user_id))
+    session.execute(delete(UserSession).where(col(UserSession.user_id) == user_id))
 
 
 def _open_at(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -127,7 +148,3 @@ def _revoke(session: Session, *which: ColumnElement[bool]) -> int:
         .returning(col(UserSession.id))
     )
     return len(revoked.all())
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

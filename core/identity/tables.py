@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, text
 from sqlmodel import JSON, Column, Field, SQLModel
 
 from core.db import UTCDateTime, new_id, utcnow
@@ -15,7 +15,9 @@ class User(SQLModel, table=True):
     """A person who signs in and belongs to one account, in a role: owners decide, members spend, viewers look.
 
     Whoever is removed from his account keeps this row, disabled, because the account's entries name it. If he is
-    invited again he gets another row: nothing that hung on the old one comes to life with it.
+    invited again he gets another row: nothing that hung on the old one comes to life with it. Of whoever deleted his
+    account the row forgets the address; `forgotten_digest` only tells whether it was this one (`digest_email`).
+    `welcome_due_since` is set while the welcome tokens wait for the address to be confirmed.
     """
 
     __tablename__ = "user_"
@@ -28,6 +30,12 @@ class User(SQLModel, table=True):
             unique=True,
             sqlite_where=text("disabled_at IS NULL"),
             postgresql_where=text("disabled_at IS NULL"),
+        ),
+        Index(
+            "ix_user_forgotten",
+            "forgotten_digest",
+            sqlite_where=text("forgotten_digest IS NOT NULL"),
+            postgresql_where=text("forgotten_digest IS NOT NULL"),
         ),
     )
 
@@ -42,12 +50,16 @@ class User(SQLModel, table=True):
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     last_sign_in_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     disabled_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    forgotten_digest: str | None = None
+    email_verified_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    welcome_due_since: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
 class Invitation(SQLModel, table=True):
     """An address that may join an account in a role, with a secret code: single use, seven days.
 
-    It is open until it is accepted or revoked, and an account has one open invitation for an address at most.
+    It is open until it is accepted or revoked, and an account has one open invitation for an address at most. Without
+    `account_id` the operator invites a new customer, who opens an account of his own.
     """
 
     __tablename__ = "invitation"
@@ -65,7 +77,7 @@ class Invitation(SQLModel, table=True):
     )
 
     id: str = Field(default_factory=lambda: new_id("inv"), primary_key=True)
-    account_id: str = Field(foreign_key="account.id")
+    account_id: str | None = Field(default=None, foreign_key="account.id")
     email: str
     role: str
     digest: str = Field(unique=True)
@@ -106,6 +118,65 @@ class SignInTicket(SQLModel, table=True):
     used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
+class OidcIdentity(SQLModel, table=True):
+    """Somebody at an identity provider, who signs in as a user of ours. What address he has there is not stored."""
+
+    __tablename__ = "oidc_identity"
+
+    issuer: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="user_.id", index=True)
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class OidcStart(SQLModel, table=True):
+    """A sign-in that has begun at an identity provider: single use, ten minutes. The browser has what it digests."""
+
+    __tablename__ = "oidc_start"
+
+    digest: str = Field(primary_key=True)
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+
+
+class SecondFactor(SQLModel, table=True):
+    """What makes the codes of a user who turned a second factor on. There is no row for anybody else.
+
+    The seed is encrypted (`core.seed_key`) with the key that `key_id` tells apart. `last_step` is the time step of the
+    newest code that was taken: no code is taken twice. `failures` are the wrong ones since a right one.
+    """
+
+    __tablename__ = "second_factor"
+    __table_args__ = (CheckConstraint("failures >= 0", name="second_factor_failures_not_negative"),)
+
+    user_id: str = Field(foreign_key="user_.id", primary_key=True)
+    sealed_seed: str
+    key_id: str
+    turned_on_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    last_step: int = Field(sa_type=BigInteger)
+    failures: int = 0
+
+
+class RecoveryCode(SQLModel, table=True):
+    """Lets somebody in once without the device that makes his codes. The table holds only its SHA-256."""
+
+    __tablename__ = "recovery_code"
+
+    user_id: str = Field(foreign_key="user_.id", primary_key=True)
+    digest: str = Field(primary_key=True)
+    used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class SignInStep(SQLModel, table=True):
+    """A sign-in whose password was right and whose code is waited for: single use, five minutes, few wrong codes."""
+
+    __tablename__ = "sign_in_step"
+
+    digest: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="user_.id", index=True)
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+    wrong_codes: int = 0
+
+
 class SignInAttempt(SQLModel, table=True):
     """One failed sign-in, kept to slow down guessing. The address is stored as a digest."""
 
@@ -115,6 +186,44 @@ class SignInAttempt(SQLModel, table=True):
     id: str = Field(default_factory=lambda: new_id("try"), primary_key=True)
     email_digest: str
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class EmailLink(SQLModel, table=True):
+    """A secret for one user, single use: in a mail to confirm his address or for a new password, or printed for one by
+    the operator. The table holds its SHA-256."""
+
+    __tablename__ = "email_link"
+    __table_args__ = (
+        CheckConstraint("kind IN ('confirm', 'reset', 'printed')", name="email_link_kind"),
+        Index("ix_email_link_user", "user_id", "kind"),
+        Index("ix_email_link_expires_at", "expires_at"),
+    )
+
+    digest: str = Field(primary_key=True)
+    kind: str
+    user_id: str = Field(foreign_key="user_.id")
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+    used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class SignUpLink(SQLModel, table=True):
+    """A secret for whoever reads an address's mail, with which he opens an account: single use, nobody's until then.
+
+    The table holds its SHA-256, and the address until the link is used.
+    """
+
+    __tablename__ = "sign_up_link"
+    __table_args__ = (
+        Index("ix_sign_up_link_email", "email"),
+        Index("ix_sign_up_link_expires_at", "expires_at"),
+    )
+
+    digest: str = Field(primary_key=True)
+    email: str
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+    expires_at: datetime = Field(sa_type=UTCDateTime)
+    used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
 class ApiKey(SQLModel, table=True):

@@ -96,8 +96,10 @@ def make_shapes(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def count_gflops(version: ModelVersion) -> float | None:
     """Billions of floating-point operations for one 640 × 640 image, by Ultralytics' counter; None if it counts none.
 
-    Raises `WeightsRefusedError`.
+    It counts in checkpoints of torch alone. Raises `WeightsRefusedError`.
     """
+    if version.path.suffix != ".pt":
+        return None
     from ultralytics.utils.torch_utils import get_flops
 
     network, _ = load_network(version.path, version.sha256, torch.device("cpu"))

@@ -19,6 +19,8 @@ from core.inference.masks import Mask
 from core.inference.pipeline import CLASS_OFFSET_PX, DetectParams, suppress, to_original, unpad
 from core.inference.prototypes import make_mask
 
+# As Ultralytics' `Probs.top5`.
+CLASSES_TOLD = 5
 # So many pairs of oriented boxes are compared at once: some ten arrays of 4 MB.
 PAIRS_MAX = 1_000_000
 
@@ -33,10 +35,12 @@ def decode(
 ) -> Detections:
     """One image's part of all outputs of a network (`Network.forward`, without the batch) as `Detections`.
 
-    `shape` is where the image lies in the network input. Raises `InferenceError` for a task that has no detections.
+    `shape` is where the image lies in the network input. Raises `InferenceError` for a task that is not served.
     """
+    if facts.task == "classify":
+        return _rank_classes(outputs[0], facts)
     if facts.task not in TASKS:
-        raise InferenceError(f"A model for {facts.task} finds no objects: choose another model. Nothing was taken.")
+        raise InferenceError(f"A model for {facts.task} is not served here: choose another model. Nothing was taken.")
     if facts.end2end:
         # Best first, of all that the head ranked.
         rows = outputs[0][outputs[0][:, 4] > params.confidence_min][: params.detections_max]
@@ -75,6 +79,12 @@ def keep_oriented(
         kept.append(free)
         count, first = count + len(free), last
     return order[torch.cat(kept)] if kept else order
+
+
+def _rank_classes(probabilities: NDArray[np.float32], facts: NetworkFacts) -> Detections:
+    """The most probable classes of `(classes,)` probabilities, however improbable: somebody paid for an answer."""
+    best = np.argsort(-probabilities, kind="stable")[:CLASSES_TOLD]
+    return Detections.of_whole_picture(probabilities[best].astype(np.float32), best, facts.names)
 
 
 def _decode_boxes(
@@ -137,4 +147,4 @@ _DECODERS = {
     "pose": _decode_keypoints,
     "obb": _decode_oriented,
 }
-TASKS = frozenset(_DECODERS)
+TASKS = frozenset({*_DECODERS, "classify"})

@@ -25,6 +25,8 @@ class Detections:
     What a model of another task finds beside boxes, in the same pixels, and None where it does not: `masks`, one an
     instance; `keypoints`, `(N, K, 3)` float32 as x, y, confidence; `corners` of oriented boxes, `(N, 4, 2)` float32 as
     x, y in turn around the box, which may lie outside the image. `xyxy` is then the upright box around them.
+
+    `whole_picture`: these are the likely classes of all of the picture, without a box; `xyxy` says nothing.
     """
 
     xyxy: NDArray[np.float32]
@@ -34,6 +36,16 @@ class Detections:
     masks: tuple[Mask, ...] | None = None
     keypoints: NDArray[np.float32] | None = None
     corners: NDArray[np.float32] | None = None
+    whole_picture: bool = False
+
+    @classmethod
+    def of_whole_picture(
+        cls, confidence: NDArray[np.float32], class_id: NDArray[np.int64], names: Mapping[int, str]
+    ) -> Detections:
+        """Classes of all of a picture with their probabilities, both `(N,)`, the most probable first."""
+        # One and the same for all: whatever compares boxes finds that they cover each other.
+        anywhere = np.tile(np.array((0, 0, 1, 1), np.float32), (len(confidence), 1))
+        return cls(anywhere, confidence, class_id, dict(names), whole_picture=True)
 
     def __len__(self) -> int:
         return len(self.confidence)
@@ -44,14 +56,19 @@ class Detections:
         if classes is not None:
             wanted = [class_id for class_id, name in self.names.items() if name in classes]
             keep &= np.isin(self.class_id, wanted)
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, indices: NDArray[np.int64]) -> Detections:
+        """Those at some indices, `(K,)`, in that order."""
         return Detections(
-            self.xyxy[keep],
-            self.confidence[keep],
-            self.class_id[keep],
+            self.xyxy[indices],
+            self.confidence[indices],
+            self.class_id[indices],
             self.names,
-            masks=None if self.masks is None else tuple(self.masks[index] for index in np.flatnonzero(keep)),
-            keypoints=None if self.keypoints is None else self.keypoints[keep],
-            corners=None if self.corners is None else self.corners[keep],
+            masks=None if self.masks is None else tuple(self.masks[int(index)] for index in indices),
+            keypoints=None if self.keypoints is None else self.keypoints[indices],
+            corners=None if self.corners is None else self.corners[indices],
+            whole_picture=self.whole_picture,
         )
 
     def class_names(self) -> list[str]:
@@ -63,22 +80,23 @@ class Detections:
         return dict(Counter(self.class_names()).most_common())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The stored form, which is the API's: class, name, confidence, box in original pixels, what else there is."""
+        """The stored form, which is the API's: class, name, confidence, box in original pixels, what else there is.
+
+        Classes of whole pictures have no box.
+        """
         items: list[dict[str, Any]] = [
             {
                 "class": int(class_id),
                 "name": self.names[int(class_id)],
                 "confidence": round(float(confidence), 4),
-                "box": {
-                    "x1": round(float(box[0]), 1),
-                    "y1": round(float(box[1]), 1),
-                    "x2": round(float(box[2]), 1),
-                    "y2": round(float(box[3]), 1),
-                },
             }
-            for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id, strict=True)
+            for confidence, class_id in zip(self.confidence, self.class_id, strict=True)
         ]
+        if self.whole_picture:
+            return items
         for index, item in enumerate(items):
+            x1, y1, x2, y2 = (round(float(side), 1) for side in self.xyxy[index])
+            item["box"] = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
             if self.masks is not None:
                 item.update(self.masks[index].to_json())
             if self.keypoints is not None:
@@ -93,6 +111,12 @@ class Detections:
     @classmethod
     def from_json(cls, items: Sequence[Mapping[str, Any]]) -> Detections:
         """The inverse of `to_json`."""
+        if items and "box" not in items[0]:
+            return cls.of_whole_picture(
+                np.array([i["confidence"] for i in items], dtype=np.float32),
+                np.array([i["class"] for i in items], dtype=np.int64),
+                {int(i["class"]): str(i["name"]) for i in items},
+            )
         return cls(
             xyxy=np.array(
                 [[i["box"]["x1"], i["box"]["y1"], i["box"]["x2"], i["box"]["y2"]] for i in items],

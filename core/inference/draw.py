@@ -1,4 +1,4 @@
-"""Boxes, masks, key points and oriented boxes on a picture, with the few cv2 calls that it takes."""
+"""Boxes, masks, key points, oriented boxes and classes on a picture, with the few cv2 calls that it takes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,19 @@ def class_color_bgr(class_id: int) -> tuple[int, int, int]:
 def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
     """A copy of `(H, W, 3)` BGR with a box, a label and what else was found for each detection.
 
-    Line and text scale with the image.
+    Line and text scale with the image. Classes of the whole picture are written one below the other from its corner on.
     """
     canvas = np.ascontiguousarray(pixels.copy())
     longest = max(canvas.shape[:2])
     thickness = max(2, round(longest / 400))
     font_scale = max(0.45, longest / 1150)
     text_thickness = max(1, thickness // 2)
+    if detections.whole_picture:
+        row = 0
+        for class_id, confidence in zip(detections.class_id, detections.confidence, strict=True):
+            label = f"{detections.names[int(class_id)]} {confidence:.2f}"
+            row = _write_label(canvas, label, (0, row), class_color_bgr(int(class_id)), font_scale, text_thickness)
+        return canvas
     # The most confident is drawn last, so that it lies on top.
     for index in reversed(range(len(detections))):
         x1, y1, x2, y2 = (round(float(value)) for value in detections.xyxy[index])
@@ -71,18 +77,21 @@ def draw_detections(pixels: Pixels, detections: Detections) -> Pixels:
         if top < 0:
             top = y1
         left = max(0, min(x1, canvas.shape[1] - text_width - 4))
-        cv2.rectangle(canvas, (left, top), (left + text_width + 4, top + text_height + baseline + 2), color, cv2.FILLED)
-        cv2.putText(
-            canvas,
-            label,
-            (left + 2, top + text_height + 1),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            font_scale,
-            _ink(color),
-            text_thickness,
-            cv2.LINE_AA,
-        )
+        _write_label(canvas, label, (left, top), color, font_scale, text_thickness)
     return canvas
+
+
+def _write_label(
+    canvas: Pixels, label: str, at: tuple[int, int], color: tuple[int, int, int], scale: float, thickness: int
+) -> int:
+    """A label on its colour, its left upper corner `at` x, y; gives the row below it."""
+    left, top = at
+    (width, height), baseline = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    bottom = top + height + baseline + 2
+    cv2.rectangle(canvas, (left, top), (left + width + 4, bottom), color, cv2.FILLED)
+    place = (left + 2, top + height + 1)
+    cv2.putText(canvas, label, place, cv2.FONT_HERSHEY_SIMPLEX, scale, _ink(color), thickness, cv2.LINE_AA)
+    return bottom + 1
 
 
 def draw_tiles(pixels: Pixels, tiles: Sequence[Tile], image_height: int, image_width: int) -> Pixels:

@@ -45,10 +45,23 @@ def place_embedded_model(registry: Registry) -> Path | None:
     return target
 
 
+def convert_embedded_model(registry: Registry) -> None:
+    """Convert the embedded model for processors now, where its first start would. Raises what a back end raises."""
+    import torch  # seconds that placing the file does without
+
+    from core.inference.backends.choose import open_networks
+
+    open_network = open_networks(torch.device("cpu"), cache_dir=registry.weights_dir / "converted")
+    open_network(registry.resolve(registry.embedded().name)).close()
+
+
 def main() -> int:
-    """Entry point of `python -m core.inference.embedded`."""
+    """Entry point of `python -m core.inference.embedded`; with `--convert` it is converted too."""
+    registry = Registry(settings().weights_dir)
     try:
-        path = place_embedded_model(Registry(settings().weights_dir))
+        path = place_embedded_model(registry)
+        if path is not None and "--convert" in sys.argv[1:]:
+            convert_embedded_model(registry)
     except VisionMeterError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  # imported first on purpose: without it NMS is some 30 times slower
 
 from core.errors import EngineStoppedError, InferenceError, VisionMeterError
 from core.inference.backends.choose import count_cores, name_device
@@ -27,7 +26,7 @@ from core.inference.backends.network import Arrays, Network
 from core.inference.decode import decode
 from core.inference.images import Pixels
 from core.inference.passes import GivenUp, Passes
-from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, letterbox
+from core.inference.pipeline import GREY_PX, DetectParams, grey_picture, prepare
 from core.inference.registry import ModelVersion
 from core.inference.replicas import Replica, Replicas
 from core.inference.scheduler import Inference, Priority, Request, Scheduler
@@ -163,7 +162,7 @@ class Engine:
         self._scheduler.require_place()
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise InferenceError("The model takes pictures with three channels. Nothing was taken.")
-        padded, shape = letterbox(pixels, params.img_size)
+        padded, shape = prepare(pixels, params.img_size, version.model)
         request = Request(
             version=version,
             params=params,

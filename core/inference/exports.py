@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 
 from core.csv_text import plain_cell
+from core.errors import FormatNotApplicableError
 from core.inference.detections import Detections
 from core.inference.keypoints import COCO_NAMES, COCO_POINTS, COCO_SKELETON, POINT_SEEN_MIN
 
 FORMATS = ("json", "coco", "yolo", "csv")
-_COLUMNS = ("image", "class", "name", "confidence", "x1", "y1", "x2", "y2")
+# These say where objects are; classes of whole pictures are nowhere.
+FORMATS_OF_BOXES = frozenset({"coco", "yolo"})
+_COLUMNS = ("image", "class", "name", "confidence")
+_SIDES = ("x1", "y1", "x2", "y2")
 # As JSON, and only where a model of that task was run.
 _PARTS = ("mask", "polygons", "keypoints", "corners")
 
@@ -33,12 +37,24 @@ class Labelled:
     detections: Detections
 
 
+def require_boxes(format: str, *, whole_picture: bool) -> None:
+    """Raise `FormatNotApplicableError` for a format of boxes and classes of whole pictures."""
+    if whole_picture and format in FORMATS_OF_BOXES:
+        raise FormatNotApplicableError(
+            f"This model tells classes of whole pictures, which {format.upper()} has no boxes for: take json or csv.",
+            format=format,
+        )
+
+
 def to_coco(images: Sequence[Labelled]) -> dict[str, Any]:
     """A COCO data set: `images`, `categories` and `annotations` with `bbox` as `[x, y, width, height]` and a `score`.
 
     Masks are run lengths in `segmentation`, oriented boxes polygons there, and `area` is theirs. A key point has
     visibility 2 where it was seen, else it is 0, 0, 0. https://cocodataset.org/#format-data
+
+    Raises `FormatNotApplicableError` for classes of whole pictures.
     """
+    require_boxes("coco", whole_picture=any(image.detections.whole_picture for image in images))
     names: dict[int, str] = {}
     people = False
     annotations: list[dict[str, Any]] = []
@@ -88,7 +104,10 @@ def to_yolo(image: Labelled, *, with_confidence: bool = True) -> str:
     class and an outline, whose parts are joined as Ultralytics joins them; of poses the class, the box and for each
     point x, y and its visibility, 2 or 0; of oriented boxes the class and the four corners, clipped to the image.
     https://docs.ultralytics.com/datasets/
+
+    Raises `FormatNotApplicableError` for classes of whole pictures.
     """
+    require_boxes("yolo", whole_picture=image.detections.whole_picture)
     return "".join(f"{item['class']} {_label(item, image, with_confidence)}\n" for item in image.detections.to_json())
 
 
@@ -142,21 +161,25 @@ def _polygon_area(corners: Sequence[Sequence[float]]) -> float:
 
 
 def to_csv(images: Iterable[Labelled]) -> str:
-    """One row a detection, boxes in pixels of the original image; masks and the like as JSON in their own columns."""
+    """One row a detection, boxes in pixels of the original image; masks and the like as JSON in their own columns.
+
+    Classes of whole pictures have no columns of boxes.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    images = list(images)
+    sides = () if any(image.detections.whole_picture for image in images) else _SIDES
     rows = [(image, item) for image in images for item in image.detections.to_json()]
     parts = [part for part in _PARTS if any(part in item for _, item in rows)]
-    writer.writerow([*_COLUMNS, *parts])
+    writer.writerow([*_COLUMNS, *sides, *parts])
     for image, item in rows:
-        box = item["box"]
         writer.writerow(
             [
                 plain_cell(image.name),
                 item["class"],
                 plain_cell(item["name"]),
                 item["confidence"],
-                *(box[side] for side in ("x1", "y1", "x2", "y2")),
+                *(item["box"][side] for side in sides),
                 *(json.dumps(item[part], separators=(",", ":")) if part in item else "" for part in parts),
             ]
         )

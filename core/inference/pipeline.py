@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
+from PIL import Image
 
-from core.geometry import NetworkInput, network_input
+from core.geometry import NetworkInput, network_input, square_input
 from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
 from core.inference.images import Pixels
+from core.inference.nms import nms
+from core.inference.registry import Model
 
 PAD_VALUE = 114
 GREY_PX = 64
@@ -43,6 +45,28 @@ class DetectParams:
 def grey_picture() -> Pixels:
     """The smallest picture that says whether a network computes at all."""
     return np.full((GREY_PX, GREY_PX, 3), PAD_VALUE, np.uint8)
+
+
+def prepare(pixels: Pixels, img_size: int, model: Model) -> tuple[Pixels, NetworkInput]:
+    """`(H, W, 3)` BGR as the network input `(height, width, 3)` of a model, and where the image lies in it."""
+    return crop_square(pixels, img_size) if model.sees_square else letterbox(pixels, img_size)
+
+
+def crop_square(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
+    """The middle of `(H, W, 3)` BGR as `(img_size, img_size, 3)`, as Ultralytics' `classify_transforms` makes it.
+
+    Resized and cropped in one step: a picture of one row and 10,000 columns would otherwise be gigabytes in between.
+    """
+    height, width = pixels.shape[:2]
+    shorter = min(height, width)
+    resized_height, resized_width = (int(img_size * side / shorter) for side in (height, width))
+    top, left = (round((side - img_size) / 2) for side in (resized_height, resized_width))
+    per_row, per_column = height / resized_height, width / resized_width
+    box = (left * per_column, top * per_row, (left + img_size) * per_column, (top + img_size) * per_row)
+    # Rounding may put its end a billionth of a pixel outside, which Pillow refuses.
+    box = (box[0], box[1], min(box[2], width), min(box[3], height))
+    square = Image.fromarray(pixels).resize((img_size, img_size), Image.Resampling.BILINEAR, box)
+    return np.asarray(square, dtype=np.uint8), square_input(img_size)
 
 
 def letterbox(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
@@ -100,7 +124,7 @@ def suppress(
         half = boxes[:, 2:] / 2
         boxes = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), dim=1)
         offset = class_id.to(boxes.dtype).unsqueeze(1) * CLASS_OFFSET_PX
-        kept = torchvision.ops.nms(boxes + offset, confidence, params.iou_max)
+        kept = nms(boxes + offset, confidence, params.iou_max)
     else:
         kept = overlap(boxes, confidence, class_id, extra[:, -1], params)
     kept = kept[: params.detections_max]

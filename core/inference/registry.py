@@ -1,10 +1,11 @@
 """The registry: which models are known, which weights stand behind each name, and whether they are here.
 
-A model's file in the weights folder says which version its operator wants. Which one is served is another step
-(`switch`), taken when the new one is loaded and warm; until then, and for runs that were priced with it, the old one
-stays (`core.services.model_watch`). Versions that were served are kept under `versions/`, so that a run can end with
-the weights that it was priced for, and an operator can go back. What an operator adds (models of his own, retired ones,
-a version for a share of the accounts) stands in files of the same folder, and holds in all processes at once.
+A model's file in the weights folder says which version its operator wants: `<model>.openvino`, where there is none
+`<model>.onnx`, or else `<model>.pt`. Which one is served is another step (`switch`), taken when the new one is loaded
+and warm; until then, and for runs that were priced with it, the old one stays (`core.services.model_watch`). Versions
+that were served are kept under `versions/`, so that a run can end with the weights that it was priced for, and an
+operator can go back. What an operator adds (models of his own, retired ones, a version for a share of the accounts)
+stands in files of the same folder, and holds in all processes at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from core.errors import (
 )
 from core.inference.canaries import PERCENT_MAX, Canaries, Canary
 from core.inference.catalogue import Catalogue, OperatorCatalogue
-from core.inference.weights import hash_file, inspect_weights
+from core.inference.weights import SUFFIXES, hash_file, inspect_weights
 
 # Of each model: the one that is served and those before it.
 VERSIONS_KEPT_MAX = 5
@@ -45,7 +46,7 @@ class ModelState(StrEnum):
 class Model:
     """A name that customers call. `sha256` is None where any file an operator supplies is accepted.
 
-    `task` is what its network is for: detect (boxes), segment, pose or obb (oriented boxes).
+    `task` is what its network is for: detect (boxes), segment, pose, obb (oriented boxes) or classify.
     """
 
     name: str
@@ -55,6 +56,11 @@ class Model:
     embedded: bool
     classes: str
     task: str = "detect"
+
+    @property
+    def sees_square(self) -> bool:
+        """Whether its network input is a square of the image (`core.geometry.square_input`)."""
+        return self.task == "classify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,16 @@ class Registry:
         return models
 
     def weights_path(self, model: Model) -> Path:
-        """Where the weights of a model belong."""
-        return self.weights_dir / model.file
+        """Where the weights of a model are, or belong: the first of `SUFFIXES`, unless a pickle is registered."""
+        pickled = self.weights_dir / model.file
+        return pickled if model.sha256 is not None else _first_there(pickled)
+
+    def hidden_paths(self, model: Model) -> Sequence[Path]:
+        """Files of a model that are there and not its weights, for one of another kind goes before them."""
+        if model.sha256 is not None:
+            return []
+        there = [path for suffix in SUFFIXES if (path := (self.weights_dir / model.file).with_suffix(suffix)).is_file()]
+        return there[1:]
 
     def state(self, name: str) -> ModelState:
         """Ready, fetchable or missing."""
@@ -200,7 +214,7 @@ class Registry:
 
         Raises `WeightsRefusedError` when the file changes while it is copied, and `OSError`.
         """
-        kept = self._kept_path(version.model.name, version.sha256)
+        kept = self._kept_path(version.model.name, version.sha256, version.path.suffix)
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
@@ -219,17 +233,21 @@ class Registry:
 
     def is_kept(self, version: ModelVersion) -> bool:
         """Whether it was kept before, which means that it could be served."""
-        return self._kept_path(version.model.name, version.sha256).is_file()
+        return self._find_kept(version.model.name, version.sha256).is_file()
 
     def forget(self, version: ModelVersion) -> None:
         """Keep a version no more."""
-        self._kept_path(version.model.name, version.sha256).unlink(missing_ok=True)
+        self._find_kept(version.model.name, version.sha256).unlink(missing_ok=True)
 
     def list_versions(self, name: str) -> list[ModelVersion]:
         """The kept versions of a model, the one that was served last first. Raises `ModelNotFoundError`."""
         model = self.get(name)
-        folder = self._kept_path(name, "").parent
-        paths = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        folder = self.weights_dir / "versions" / name
+        paths = sorted(
+            (path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")),
+            key=lambda path: path.stat().st_mtime_ns,
+            reverse=True,
+        )
         return [ModelVersion(model, path, path.stem) for path in paths]
 
     def prune(self, name: str) -> None:
@@ -274,16 +292,28 @@ class Registry:
         return wanted
 
     def _put_in_place(self, version: ModelVersion) -> None:
-        target = self.weights_path(version.model)
+        target = self.weights_dir / version.model.file
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         try:
             shutil.copyfile(version.path, partial)
-            partial.replace(target)
+            self.move_in_place(version.model, partial, version.path.suffix)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _kept_path(self, name: str, sha256: str) -> Path:
-        return self.weights_dir / "versions" / name / f"{sha256}.pt"
+    def move_in_place(self, model: Model, weights: Path, suffix: str) -> None:
+        """Let a file of the weights folder be a model's from this moment on. Raises `OSError`."""
+        target = (self.weights_dir / model.file).with_suffix(suffix)
+        weights.replace(target)
+        # Those that stand before it: the first of them goes last, and with it the old weights in one step.
+        for before in reversed(SUFFIXES[: SUFFIXES.index(suffix)]):
+            target.with_suffix(before).unlink(missing_ok=True)
+
+    def _kept_path(self, name: str, sha256: str, suffix: str) -> Path:
+        return self.weights_dir / "versions" / name / f"{sha256}{suffix}"
+
+    def _find_kept(self, name: str, sha256: str) -> Path:
+        """Where a version is kept, whichever kind of file it is."""
+        return _first_there(self._kept_path(name, sha256, ".pt"))
 
     def _file_sha256(self, name: str) -> str | None:
         try:
@@ -301,7 +331,7 @@ class Registry:
         canary = self.canaries.get(name)
         if canary is None or (canary.promoted and self._file_sha256(name) != canary.sha256):
             return None
-        version = ModelVersion(self.get(name), self._kept_path(name, canary.sha256), canary.sha256)
+        version = ModelVersion(self.get(name), self._find_kept(name, canary.sha256), canary.sha256)
         if not version.path.is_file():
             raise ModelNotReadyError(f"The canary {version.version} of {name} is not here any more.", model=name)
         return version
@@ -358,3 +388,9 @@ class Registry:
             path.unlink(missing_ok=True)
             raise
         return self.now(name)
+
+
+def _first_there(pickled: Path) -> Path:
+    """The first of `SUFFIXES` that a file has, or the pickle where there is none."""
+    there = (pickled.with_suffix(suffix) for suffix in SUFFIXES)
+    return next((path for path in there if path.is_file()), pickled)

@@ -12,7 +12,7 @@ from core.inference.backends.network import Arrays, Network
 from core.inference.decode import decode
 from core.inference.detections import Detections
 from core.inference.images import Pixels
-from core.inference.pipeline import DetectParams, letterbox, to_batch
+from core.inference.pipeline import DetectParams, prepare, to_batch
 from core.inference.registry import ModelVersion
 
 # Files are half precision and a loaded network is more: under OpenVINO on two cores, compiled and run at 640 × 640, one
@@ -33,7 +33,7 @@ class Replica:
 
     def run(self, pixels: Pixels, params: DetectParams) -> tuple[Detections, tuple[int, int]]:
         """One image, `(H, W, 3)` BGR, from beginning to end, and the `(height, width)` of its network input."""
-        padded, shape = letterbox(pixels, params.img_size)
+        padded, shape = prepare(pixels, params.img_size, self.version.model)
         outputs = [output[0] for output in self.forward([padded])]
         detections = decode(outputs, self.network.facts, params, shape, pixels.shape[0], pixels.shape[1])
         return detections, (padded.shape[0], padded.shape[1])

@@ -14,12 +14,12 @@ from concurrent.futures import Future
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 
 from core.errors import InferenceError
 from core.inference.detections import Detections
 from core.inference.images import Pixels
+from core.inference.nms import nms_by_class
 from core.inference.scheduler import Inference, wait_for
 from core.tiles import Tile, TilePlan
 
@@ -143,9 +143,7 @@ def _ends_at_cut(xyxy: NDArray[np.float32], tile: Tile, height: int, width: int,
 
 
 def _suppress(xyxy: NDArray[np.float32], rank: NDArray[np.float32], class_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    kept = torchvision.ops.batched_nms(
-        torch.from_numpy(xyxy), torch.from_numpy(rank), torch.from_numpy(class_id), MERGE_IOU_MAX
-    )
+    kept = nms_by_class(torch.from_numpy(xyxy), torch.from_numpy(rank), torch.from_numpy(class_id), MERGE_IOU_MAX)
     return np.asarray(kept.numpy(), np.int64)
 
 

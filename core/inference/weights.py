@@ -1,8 +1,9 @@
 """Weights files: their hash, a look inside before they are loaded, and loading.
 
-A `.pt` file is a pickle, and loading a pickle can run any code. So a file is loaded only when its SHA-256 is
-the registered one (or an operator put it into the weights folder himself) *and* everything it names is a
-network class of torch or Ultralytics.
+An `.onnx` file can run no code (`core.inference.onnx_file`), nor can a quantized `.openvino` file
+(`core.inference.quantized_file`). A `.pt` file is a pickle, and loading a pickle can run any code. So a file is loaded
+only when its SHA-256 is the registered one (or an operator put it into the weights folder himself) *and* everything it
+names is a network class of torch or Ultralytics.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from core.errors import WeightsRefusedError
+from core.inference import onnx_file, quantized_file
+from core.inference.onnx_file import inspect_onnx, is_onnx
+from core.inference.quantized_file import begins_quantized, is_quantized, read_quantized
+
+# Of a model with files of several kinds the first of these is its weights.
+SUFFIXES = (quantized_file.SUFFIX, onnx_file.SUFFIX, ".pt")
+# So many bytes of a file say of which kind it is.
+HEAD_BYTES = quantized_file.HEAD_BYTES
 
 # Ultralytics would run pip at whatever moment it misses an optional package; it reads this when imported.
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
@@ -50,8 +59,24 @@ def _hash_file(path: Path, _size: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def suffix_of(head: bytes) -> str:
+    """The suffix that weights belong under, by their first `HEAD_BYTES`, whatever the file is called.
+
+    An ONNX file begins with the number of its format.
+    """
+    if begins_quantized(head):
+        return quantized_file.SUFFIX
+    return onnx_file.SUFFIX if head[:1] == b"\x08" else ".pt"
+
+
 def inspect_weights(path: Path) -> None:
     """Raise `WeightsRefusedError` when the file names anything outside the allow-list. Nothing is executed."""
+    if is_quantized(path):
+        read_quantized(path)
+        return
+    if is_onnx(path):
+        inspect_onnx(path)
+        return
     try:
         foreign = [name for name in get_unsafe_globals_in_checkpoint(path) if not _ALLOWED.fullmatch(name)]
     except Exception as error:

@@ -1,7 +1,8 @@
 """Pictures on disk, named by the SHA-256 of their bytes: those of runs for good, those of quotes until they are run.
 
-`<account>/<two digits>/<SHA-256>` holds the pictures of runs. Nothing is ever removed there, so no run can lose a
-picture that it shows or is about to compute, whatever else happens at the same moment.
+`<account>/<two digits>/<SHA-256>` holds the pictures of runs. Nothing is ever removed there but with a whole
+account that was closed, so no run can lose a picture that it shows or is about to compute, whatever else happens at
+the same moment.
 
 `.quotes/<quote>/<SHA-256>` holds what waits for a quote to be run. Two quotes of one picture have a file each: so
 removing a quote's folder takes nothing from another one, and nobody has to find out who else refers to a file.
@@ -140,6 +141,13 @@ class BlobStore:
     def forget(self, quote_id: str) -> None:
         """Remove what waits for a quote, if anything does."""
         shutil.rmtree(self._quote_folder(quote_id), ignore_errors=True)
+
+    def remove_account(self, account_id: str) -> bool:
+        """Remove all pictures of an account that is closed, and so has no runs any more; whether they are gone."""
+        if not _is_identifier(account_id):
+            raise ValueError("not an identifier")
+        shutil.rmtree(self.root / account_id, ignore_errors=True)
+        return not (self.root / account_id).exists()
 
     # Tidying ---------------------------------------------------------------------------------------
 

@@ -43,9 +43,11 @@ class Attempt:
     begun_at: datetime
 
 
-def add_delivery(session: Session, account_id: str, job_id: str, url: str) -> None:
-    """Let an address be told that a job is finished; it is due at once."""
-    session.add(WebhookDelivery(account_id=account_id, job_id=job_id, url=url))
+def add_delivery(
+    session: Session, account_id: str, url: str, *, job_id: str | None = None, alert_seq: int | None = None
+) -> None:
+    """Let an address be told that a job is finished, or that the balance is low; it is due at once."""
+    session.add(WebhookDelivery(account_id=account_id, job_id=job_id, alert_seq=alert_seq, url=url))
     insert_if_absent(session, WebhookTurn, {"account_id": account_id, "failures": 0}, returning="account_id")
 
 
@@ -171,6 +173,12 @@ def get_or_make_secret(session: Session, account_id: str, fresh: str) -> str:
         returning="account_id",
     )
     return session.exec(select(WebhookSecret.secret).where(WebhookSecret.account_id == account_id)).one()
+
+
+def replace_secret(session: Session, account_id: str, fresh: str) -> bool:
+    """Sign with another secret from now on; False where the account has none, and gets one when it is needed."""
+    replaced = update(WebhookSecret).where(col(WebhookSecret.account_id) == account_id).values(secret=fresh)
+    return session.execute(replaced.returning(col(WebhookSecret.account_id))).first() is not None
 
 
 def _turns(now: datetime, prompt_only: bool) -> Any:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from core.db import table_of, utcnow
 from core.errors import JobNotFoundError
 from core.jobs.deliveries import add_delivery
-from core.jobs.tables import Job, JobImage
+from core.jobs.tables import AdviceJob, Job, JobImage
 from core.jobs.turns import ALL_PLANS, Turns
 
 OPEN_IMAGE = ("queued", "running")
@@ -51,10 +51,20 @@ def get_job(session: Session, account_id: str, job_id: str) -> Job:
 
 
 def list_jobs(
-    session: Session, account_id: str, *, limit: int = 20, before: tuple[datetime, str] | None = None
+    session: Session,
+    account_id: str,
+    *,
+    limit: int = 20,
+    before: tuple[datetime, str] | None = None,
+    with_advice: bool = True,
 ) -> Sequence[Job]:
-    """The account's jobs, newest first; `before` (time, id) goes on where a page ended."""
+    """The account's jobs, newest first; `before` (time, id) goes on where a page ended.
+
+    Those that were started for an advice can be left out.
+    """
     query = select(Job).where(Job.account_id == account_id)
+    if not with_advice:
+        query = query.where(~select(AdviceJob.job_id).where(AdviceJob.job_id == Job.id).exists())
     if before is not None:
         moment, job_id = before
         query = query.where(
@@ -67,6 +77,13 @@ def list_jobs(
 def list_images(session: Session, job_id: str) -> Sequence[JobImage]:
     """A job's images in order."""
     return session.exec(select(JobImage).where(JobImage.job_id == job_id).order_by(col(JobImage.position))).all()
+
+
+def list_images_of(session: Session, job_ids: Collection[str], image_sha256s: Collection[str]) -> Sequence[JobImage]:
+    """The images of some jobs that have these pixels."""
+    return session.exec(
+        select(JobImage).where(col(JobImage.job_id).in_(job_ids), col(JobImage.image_sha256).in_(image_sha256s))
+    ).all()
 
 
 def find_image(session: Session, hold_id: str) -> JobImage | None:
@@ -209,7 +226,7 @@ def finish_job_if_done(session: Session, job_id: str) -> None:
     """Mark a job finished when none of its images is open, and let its webhook tell of it."""
     row = session.connection().execute(_FINISH_JOB, {"b_job": job_id, "finished_at": utcnow()}).first()
     if row is not None and row[1] is not None:
-        add_delivery(session, row[0], job_id, row[1])
+        add_delivery(session, row[0], row[1], job_id=job_id)
 
 
 def open_images_of(session: Session, job_id: str, statuses: Collection[str] = OPEN_IMAGE) -> Sequence[JobImage]:

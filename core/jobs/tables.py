@@ -83,6 +83,35 @@ class JobImage(SQLModel, table=True):
     started_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether it has a result: computed for it, or from before."""
+        return self.status in ("charged", "free")
+
+
+class Advice(SQLModel, table=True):
+    """Runs of the same few pictures that were started together to be compared; the first is what the others are
+    measured against.
+    """
+
+    __table_args__ = (Index("ix_advice_account", "account_id", "created_at"),)
+
+    id: str = Field(default_factory=lambda: new_id("advice"), primary_key=True)
+    account_id: str = Field(foreign_key="account.id")
+    actor: str
+    created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
+
+
+class AdviceJob(SQLModel, table=True):
+    """One run of an advice; the reference has the position 0."""
+
+    __tablename__ = "advice_job"
+    __table_args__ = (Index("ix_advice_job_job", "job_id"),)
+
+    advice_id: str = Field(primary_key=True, foreign_key="advice.id")
+    position: int = Field(primary_key=True)
+    job_id: str = Field(foreign_key="job.id")
+
 
 class WebhookSecret(SQLModel, table=True):
     """What an account's webhooks are signed with. A signature needs the secret itself, so no digest would do."""
@@ -95,7 +124,8 @@ class WebhookSecret(SQLModel, table=True):
 
 
 class WebhookDelivery(SQLModel, table=True):
-    """A message about a finished job on its way to the job's address; written in the transaction that finished it.
+    """A message on its way to an address: about a finished job, written in the transaction that finished it, or about
+    the low balance that the account's entry `alert_seq` made.
 
     It is due at `next_attempt_at` until it is delivered (a 2xx answer) or given up.
     """
@@ -104,6 +134,8 @@ class WebhookDelivery(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("delivered_at IS NULL OR given_up_at IS NULL", name="webhook_ends_once"),
         CheckConstraint("attempts >= 0", name="webhook_attempts_not_negative"),
+        CheckConstraint("(job_id IS NULL) <> (alert_seq IS NULL)", name="webhook_subject"),
+        UniqueConstraint("account_id", "alert_seq", name="uq_webhook_alert"),
         Index(
             "ix_webhook_due",
             "next_attempt_at",
@@ -135,7 +167,8 @@ class WebhookDelivery(SQLModel, table=True):
 
     id: str = Field(default_factory=lambda: new_id("msg"), primary_key=True)
     account_id: str = Field(foreign_key="account.id")
-    job_id: str = Field(foreign_key="job.id", unique=True)
+    job_id: str | None = Field(default=None, foreign_key="job.id", unique=True)
+    alert_seq: int | None = Field(default=None, sa_type=BigInteger)
     url: str
     attempts: int = 0
     next_attempt_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import bindparam, text, update
 from sqlmodel import Session, col, select
 
-from core.db import table_of
-from core.errors import AccountNotActiveError, HoldEndedError, ReasonMissingError, RefundTooLargeError
+from core.db import table_of, utcnow
+from core.errors import (
+    AccountBusyError,
+    AccountNotActiveError,
+    BalanceChangedError,
+    HoldEndedError,
+    ReasonMissingError,
+    RefundTooLargeError,
+)
 from core.ledger.ledger import HOLDS_PER_STATEMENT_MAX, HOUSE_REVENUE
 from core.ledger.posting import (
     Move,
@@ -21,10 +28,12 @@ from core.ledger.posting import (
     run,
     settled,
 )
-from core.ledger.tables import Account, Entry, Hold
+from core.ledger.tables import TO_PURGE, Account, Entry, Hold
 
 HOUSE_ADJUSTMENTS = "house:adjustments"
 REASON_LENGTH_MAX = 500
+# The reason in the last entries of an account that its owner closed.
+CLOSED = "account deleted by its owner"
 
 
 def refund_capture(
@@ -89,21 +98,69 @@ def set_frozen(session: Session, account_id: str, *, frozen: bool, reason: str, 
     """Stop an account from spending, or let it spend again; None when it was so already.
 
     Open holds end as they would have; money still comes in. The entry moves nothing and keeps who did it and why.
+    Raises `ReasonMissingError`, and `AccountNotActiveError` when there is no such account or it was closed.
     """
     reason = require_reason(reason)
     before, after = ("active", "frozen") if frozen else ("frozen", "active")
     lock_account(session, account_id)
     changed = session.connection().execute(
         update(Account)
-        .where(col(Account.id) == account_id, col(Account.status) == before)
+        .where(col(Account.id) == account_id, col(Account.status) == before, col(Account.closed_at).is_(None))
         .values(status=after)
         .returning(col(Account.id))
     )
     if changed.first() is None:
-        require_account(session, account_id)
+        if require_account(session, account_id).closed_at is not None:
+            raise AccountNotActiveError("This account was closed by its owner: it stays frozen.")
         return None
     kind = "freeze" if frozen else "unfreeze"
     return post(session, account_id, Move(kind, settled(account_id), reserved(account_id), 0, actor, reason))
+
+
+def close_account(session: Session, account_id: str, forfeit_mt: int, *, actor: str) -> None:
+    """Freeze an account for good and take what is left, which must be what its owner agreed to lose.
+
+    Its name goes, its entries stay. Raises `AccountNotActiveError` when it is frozen or closed, `AccountBusyError`
+    while anything is held, `BalanceChangedError` when another amount is left.
+    """
+    lock_account(session, account_id)
+    account = session.get(Account, account_id, populate_existing=True)
+    if account is None or account.status != "active":
+        raise AccountNotActiveError("This account is frozen: ask the operator, who froze it, before it is deleted.")
+    if account.held_mt:
+        raise AccountBusyError(
+            "A run is going on: wait for its end, or stop it, and then delete the account.", held_mt=account.held_mt
+        )
+    if account.posted_mt != forfeit_mt:
+        raise BalanceChangedError(
+            "The balance changed meanwhile: look at what would be lost, and confirm it again.",
+            available_mt=account.posted_mt,
+        )
+    if forfeit_mt:
+        post_adjustment(session, account_id, -forfeit_mt, reason=CLOSED, actor=actor)
+    set_frozen(session, account_id, frozen=True, reason=CLOSED, actor=actor)
+    session.execute(
+        update(Account)
+        .where(col(Account.id) == account_id)
+        .values(name="", closed_at=utcnow(), alert_below_mt=None, alert_url=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def forget_name(session: Session, account_id: str, name: str) -> None:
+    """Take the name from an account that has this one."""
+    session.execute(update(Account).where(col(Account.id) == account_id, col(Account.name) == name).values(name=""))
+
+
+def due_purges(session: Session) -> Sequence[tuple[str, datetime]]:
+    """The closed accounts of which pictures or results may be left, with when they were closed."""
+    query = select(Account.id, Account.closed_at).where(text(TO_PURGE)).order_by(col(Account.closed_at)).limit(100)
+    return [(account_id, closed_at) for account_id, closed_at in session.exec(query).all() if closed_at is not None]
+
+
+def mark_purged(session: Session, account_id: str) -> None:
+    """Nothing is left of a closed account's pictures and results."""
+    session.execute(update(Account).where(col(Account.id) == account_id, text(TO_PURGE)).values(purged_at=utcnow()))
 
 
 def refundable_mt(session: Session, hold_id: str) -> int:
@@ -128,10 +185,12 @@ def find_refunded(session: Session, account_id: str, hold_ids: Collection[str]) 
     return refunded
 
 
-def require_account(session: Session, account_id: str) -> None:
-    """Raise `AccountNotActiveError` when there is no such account."""
-    if session.get(Account, account_id) is None:
+def require_account(session: Session, account_id: str) -> Account:
+    """The account. Raises `AccountNotActiveError` when there is no such one."""
+    account = session.get(Account, account_id)
+    if account is None:
         raise AccountNotActiveError("There is no such account.")
+    return account
 
 
 def require_reason(reason: str) -> str:

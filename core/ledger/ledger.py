@@ -38,6 +38,7 @@ from core.ledger.posting import (
 from core.ledger.tables import ENTRY_NOT_USAGE, HOLD_TAKES_KEY, Account, Entry, Hold
 
 HOUSE_REVENUE = "house:revenue"
+HOUSE_BONUS = "house:bonus"
 SYSTEM = "system"
 # Kinds of entries that every image makes; all others are rare.
 USAGE_KINDS = frozenset({"hold", "capture", "release", "expire"})
@@ -87,6 +88,13 @@ def post_top_up(
     """Credit tokens from a house account such as `house:vouchers`. `at` dates demo entries back."""
     require_amount(amount_mt)
     move = Move("top_up", source, settled(account_id), amount_mt, actor, memo, posted_change_mt=amount_mt, at=at)
+    return post(session, account_id, move)
+
+
+def post_bonus(session: Session, account_id: str, amount_mt: int, *, actor: str, memo: str) -> Entry:
+    """Credit what comes on top of a top-up; `memo` is what the top-up's says, so that the two are found together."""
+    require_amount(amount_mt)
+    move = Move("bonus", HOUSE_BONUS, settled(account_id), amount_mt, actor, memo, posted_change_mt=amount_mt)
     return post(session, account_id, move)
 
 

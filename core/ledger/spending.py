@@ -88,6 +88,16 @@ def set_alert(session: Session, account_id: str, alert_below_mt: int | None) -> 
     session.execute(update(Account).where(col(Account.id) == account_id).values(alert_below_mt=alert_below_mt))
 
 
+def set_alert_url(session: Session, account_id: str, url: str | None) -> None:
+    """Tell this address, too, when the settled balance falls below the threshold; None tells none."""
+    session.execute(update(Account).where(col(Account.id) == account_id).values(alert_url=url))
+
+
+def get_alert(session: Session, account_id: str, seq: int) -> LowBalanceAlert:
+    """The crossing that an entry made."""
+    return session.get_one(LowBalanceAlert, (account_id, seq))
+
+
 def open_alerts(session: Session, account_id: str) -> Sequence[LowBalanceAlert]:
     """Alerts that nobody has dismissed, newest first."""
     return session.exec(
@@ -104,3 +114,28 @@ def dismiss_alerts(session: Session, account_id: str) -> None:
         .where(col(LowBalanceAlert.account_id) == account_id, col(LowBalanceAlert.dismissed_at).is_(None))
         .values(dismissed_at=utcnow())
     )
+
+
+def untold_alerts(session: Session, *, limit: int = 100) -> Sequence[LowBalanceAlert]:
+    """Crossings that nobody was told of yet, oldest first."""
+    return session.exec(
+        select(LowBalanceAlert)
+        .where(col(LowBalanceAlert.told_at).is_(None))
+        .order_by(col(LowBalanceAlert.created_at))
+        .limit(limit)
+    ).all()
+
+
+def mark_told(session: Session, account_id: str, seq: int) -> bool:
+    """Whoever tells of a crossing says so first, and tells only if this is true."""
+    told = (
+        update(LowBalanceAlert)
+        .where(
+            col(LowBalanceAlert.account_id) == account_id,
+            col(LowBalanceAlert.seq) == seq,
+            col(LowBalanceAlert.told_at).is_(None),
+        )
+        .values(told_at=utcnow())
+        .returning(col(LowBalanceAlert.seq))
+    )
+    return session.execute(told).first() is not None

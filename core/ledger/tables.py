@@ -18,6 +18,8 @@ _BIG_KEY = BigInteger().with_variant(Integer, "sqlite")
 ENTRY_NOT_USAGE = "kind NOT IN ('hold', 'capture', 'release', 'expire')"
 # These holds stand in the way of another one for the same work.
 HOLD_TAKES_KEY = "status IN ('held', 'captured')"
+# These accounts were closed, and their pictures are still there.
+TO_PURGE = "closed_at IS NOT NULL AND purged_at IS NULL"
 
 
 class Account(SQLModel, table=True):
@@ -25,7 +27,8 @@ class Account(SQLModel, table=True):
 
     `day_spent_mt` is what the holds placed on `spend_day` (a day of the billing time zone) took or still reserve,
     `month_spent_mt` the same for the month of that day; neither may pass its cap. Below `alert_below_mt` the
-    owner is warned. `plan` is the one that its runs are started under.
+    owner is warned. `plan` is the one that its runs are started under. A closed account is frozen for good, nobody
+    belongs to it, and from `purged_at` on nothing is left of its pictures.
     """
 
     __table_args__ = (
@@ -38,6 +41,12 @@ class Account(SQLModel, table=True):
         CheckConstraint("month_spent_mt >= 0", name="account_month_spent_not_negative"),
         CheckConstraint("alert_below_mt > 0", name="account_alert_positive"),
         CheckConstraint("plan IN ('standard', 'vip')", name="account_plan"),
+        Index(
+            "ix_account_to_purge",
+            "closed_at",
+            sqlite_where=text(TO_PURGE),
+            postgresql_where=text(TO_PURGE),
+        ),
     )
 
     id: str = Field(default_factory=lambda: new_id("acct"), primary_key=True)
@@ -54,7 +63,10 @@ class Account(SQLModel, table=True):
     day_spent_mt: int = Field(default=0, sa_type=BigInteger)
     month_spent_mt: int = Field(default=0, sa_type=BigInteger)
     alert_below_mt: int | None = Field(default=None, sa_type=BigInteger)
+    alert_url: str | None = None
     plan: str = Plan.STANDARD.value
+    closed_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    purged_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
 
 
 class Budget(SQLModel, table=True):
@@ -228,9 +240,20 @@ class Seal(SQLModel, table=True):
 
 
 class LowBalanceAlert(SQLModel, table=True):
-    """The settled balance fell below the account's threshold with the entry `seq`; one row for each crossing."""
+    """The settled balance fell below the account's threshold with the entry `seq`; one row for each crossing.
+
+    `told_at`: when mails and webhooks about it were put on their way.
+    """
 
     __tablename__ = "low_balance_alert"
+    __table_args__ = (
+        Index(
+            "ix_alert_untold",
+            "created_at",
+            sqlite_where=text("told_at IS NULL"),
+            postgresql_where=text("told_at IS NULL"),
+        ),
+    )
 
     account_id: str = Field(primary_key=True, foreign_key="account.id")
     seq: int = Field(primary_key=True, sa_type=BigInteger)
@@ -238,3 +261,4 @@ class LowBalanceAlert(SQLModel, table=True):
     posted_after_mt: int = Field(sa_type=BigInteger)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime)
     dismissed_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    told_at: datetime | None = Field(default=None, sa_type=UTCDateTime)

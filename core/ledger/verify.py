@@ -22,7 +22,9 @@ from core.money import format_tokens
 ROWS_PER_FETCH = 5000
 PROBLEMS_MAX = 100
 SEQ_MAX = 2**63 - 1
-KINDS = frozenset({"top_up", "hold", "capture", "release", "expire", "refund", "adjustment", "freeze", "unfreeze"})
+KINDS = frozenset(
+    {"top_up", "bonus", "hold", "capture", "release", "expire", "refund", "adjustment", "freeze", "unfreeze"}
+)
 # What can be wrong, in stable words.
 PROBLEM_CODES = frozenset(
     {

@@ -1,1 +1,1 @@
-"""How money comes in: vouchers now, card payments behind the same door later."""
+"""How money comes in: vouchers, bank transfers and cards behind one door."""

@@ -1,17 +1,24 @@
-"""Vouchers: made by an operator, redeemed once. Every function runs in the caller's transaction."""
+"""Vouchers: made by an operator, redeemed once. Every function runs in the caller's transaction.
+
+As a way to pay, a voucher costs its owner no money here and is paid at once.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
 from core.db import utcnow
 from core.errors import InvalidAmountError, VoucherExpiredError, VoucherNotFoundError, VoucherUsedError
-from core.payments.tables import Voucher
+from core.payments.offers import Offers, Terms
+from core.payments.provider import Instructions, Opened, Wanted
+from core.payments.tables import Payment, Voucher
 
 # Without 0 O 1 I L U: nobody mistypes them. 16 of 30 characters are 78 bits.
 ALPHABET = "ABCDEFGHJKMNPQRSTVWXYZ23456789"
@@ -103,3 +110,19 @@ def revoke_voucher(session: Session, voucher_id: str) -> bool:
 def list_vouchers(session: Session, *, limit: int = 500) -> Sequence[Voucher]:
     """The newest vouchers first."""
     return session.exec(select(Voucher).order_by(col(Voucher.created_at).desc()).limit(limit)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Vouchers:
+    """Vouchers as a way to pay: what is wanted is a code, and a voucher gives no bonus."""
+
+    offers: Offers
+    name: str = "vouchers"
+
+    def open(self, session: Session, account_id: str, wanted: Wanted) -> Opened:
+        voucher = redeem_voucher(session, wanted.code, account_id)
+        free = Terms(0, self.offers.currency, voucher.amount_mt, 0, self.offers.price_per_token, Decimal(0))
+        return Opened(free, voucher.id, is_paid=True)
+
+    def instructions(self, _session: Session, _payment: Payment) -> Instructions:
+        return Instructions()

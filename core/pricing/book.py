@@ -89,10 +89,20 @@ class Prices:
             ) from None
 
     def price_image(
-        self, image_height: int, image_width: int, img_size: int, model: str, *, tile_px: int | None = None
+        self,
+        image_height: int,
+        image_width: int,
+        img_size: int,
+        model: str,
+        *,
+        tile_px: int | None = None,
+        square: bool = False,
     ) -> tuple[TilePlan, int]:
-        """What runs for an image (sides in pixels) and its price in milli-tokens."""
-        plan = plan_tiles(image_height, image_width, img_size, tile_px)
+        """What runs for an image (sides in pixels) and its price in milli-tokens.
+
+        The model sees it letterboxed, or as a `square` (`core.inference.registry.Model.sees_square`).
+        """
+        plan = plan_tiles(image_height, image_width, img_size, tile_px, square=square)
         exact = exact_tokens(plan.pixels(), alpha=self.alpha, beta=self.beta(model))
         return plan, to_millitokens(charge_tokens(exact, discount_percent=NO_DISCOUNT, minimum=self.minimum))
 
@@ -104,14 +114,16 @@ class Prices:
         *,
         charged: Sequence[bool],
         tile_px: int | None = None,
+        square: bool = False,
     ) -> BatchPrice:
-        """The price of a batch: `shapes` are the images as `(height, width)` in pixels.
+        """The price of a batch: `shapes` are the images as `(height, width)` in pixels; the model sees them
+        letterboxed, or each as a `square`.
 
         Where `charged` is False the image costs nothing and does not count for the discount. Raises `NoRateError`
         for a model without a rate, and `ValueError` for a shape without pixels or lists of unequal length.
         """
         beta = self.beta(model)
-        plans = [plan_tiles(height, width, img_size, tile_px) for height, width in shapes]
+        plans = [plan_tiles(height, width, img_size, tile_px, square=square) for height, width in shapes]
         exact = [exact_tokens(plan.pixels(), alpha=self.alpha, beta=beta) for plan in plans]
         paid = price_charged(
             [tokens for tokens, pays in zip(exact, charged, strict=True) if pays], self.discounts, minimum=self.minimum
@@ -252,6 +264,8 @@ def recompute_quote(prices: Prices, quote: Quote) -> BatchPrice:
         quote.model,
         charged=[line["free_reason"] is None for line in quote.lines],
         tile_px=quote.tile_px,
+        # All images of a quote are for one model.
+        square=any(line.get("square", False) for line in quote.lines),
     )
 
 

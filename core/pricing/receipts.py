@@ -111,12 +111,14 @@ def list_receipts(
 def compute_receipt(receipt: Receipt) -> Computation:
     """The price of a receipt computed afresh from the numbers on it, step by step.
 
-    Only the image's own height and width, `img_size`, the tiles' size and how many failed, α, β, the minimum, the
-    discount's percent and the share of the batch's floor are used, so a network input or an amount that was tampered
-    with shows. Whether the percent and the share are right follows from the whole batch:
+    Only the image's own height and width, `img_size`, whether it is seen as a square, the tiles' size and how many
+    failed, α, β, the minimum, the discount's percent and the share of the batch's floor are used, so a network input
+    or an amount that was tampered with shows. Whether the percent and the share are right follows from the whole batch:
     `core.pricing.book.quote_agrees`.
     """
-    plan = plan_tiles(receipt.image_height, receipt.image_width, receipt.img_size, receipt.tile_px)
+    plan = plan_tiles(
+        receipt.image_height, receipt.image_width, receipt.img_size, receipt.tile_px, square=receipt.square
+    )
     pixels = plan.pixels(tiles_failed=receipt.tiles_failed)
     exact = exact_tokens(pixels, alpha=receipt.alpha, beta=receipt.beta)
     discounted = discount_tokens(exact, receipt.discount_percent)

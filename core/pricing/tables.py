@@ -87,7 +87,7 @@ class Receipt(SQLModel, table=True):
     `amount_mt` is the price less `discount_percent`, which `batch_images` charged images gave, plus `floor_mt`, this
     image's share of what keeps a larger batch from costing less than a smaller one. `entry_seq` is the number of
     the ledger's entry that took it. `input_height` and `input_width` are the network input of the whole image; of its
-    `tiles` with a side of `tile_px`, `tiles_failed` were not charged.
+    `tiles` with a side of `tile_px`, `tiles_failed` were not charged. `square`: the model saw a square of the image.
     """
 
     __table_args__ = (
@@ -97,6 +97,8 @@ class Receipt(SQLModel, table=True):
         CheckConstraint("batch_images >= 1", name="receipt_batch_has_images"),
         # With all that a search looks at, so that it passes over the receipts themselves.
         Index("ix_receipt_account", "account_id", "created_at", "id", "image_name"),
+        # An operator asks for a month of all accounts.
+        Index("ix_receipt_created", "created_at"),
         # Whoever removes a quote makes the database look whether a receipt names it.
         Index("ix_receipt_quote", "quote_id"),
     )
@@ -113,6 +115,7 @@ class Receipt(SQLModel, table=True):
     input_height: int
     input_width: int
     img_size: int
+    square: bool = False
     tile_px: int | None = None
     tiles: int = 0
     tiles_failed: int = 0

@@ -20,6 +20,8 @@ from core.money import from_millitokens
 from core.pricing.book import Prices, current_prices
 from core.services.application import Application
 
+# Who acts in an account and does not belong to it.
+OPERATOR = "operator"
 # What somebody did to an account with a reason, rather than what its work made.
 WITH_REASON = frozenset({"refund", "adjustment", "freeze", "unfreeze"})
 _COLUMNS = (
@@ -99,7 +101,18 @@ def split_memo(entry: Entry) -> tuple[str, str]:
     return entry.hold_id or entry.memo, ""
 
 
-def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | None = None) -> str:
+def name_actor(actor: str, actors: Mapping[str, str]) -> str:
+    """Who stands in an entry: somebody of the account by his address, a key by its name, or `operator`.
+
+    `actors` gives the names of the account's own people and keys; whatever is no person's id (`system`, `rule:late`)
+    stays as it is.
+    """
+    if actor in actors:
+        return actors[actor]
+    return OPERATOR if actor.startswith("user_") else actor
+
+
+def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str]) -> str:
     """Entries as CSV; times in UTC, amounts in tokens with three decimals. `actors` gives names to ids."""
     rows: list[Sequence[object]] = [_COLUMNS]
     for entry in entries:
@@ -114,7 +127,7 @@ def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | No
                 from_millitokens(entry.posted_after_mt),
                 from_millitokens(entry.held_after_mt),
                 plain_cell(reference),
-                plain_cell((actors or {}).get(entry.actor, entry.actor)),
+                plain_cell(name_actor(entry.actor, actors)),
                 plain_cell(reason),
             ]
         )
@@ -122,10 +135,11 @@ def transactions_csv(entries: Iterable[Entry], *, actors: Mapping[str, str] | No
 
 
 def list_jobs(app: Application, user: Caller, *, limit: int = 20) -> list[tuple[Job, Progress]]:
-    """The newest runs with their progress."""
+    """The newest runs with their progress; those of an advice are shown together by it."""
     with app.db.read() as session:
         return [
-            (job, jobs.get_progress(session, job.id)) for job in jobs.list_jobs(session, user.account_id, limit=limit)
+            (job, jobs.get_progress(session, job.id))
+            for job in jobs.list_jobs(session, user.account_id, limit=limit, with_advice=False)
         ]
 
 

@@ -70,6 +70,8 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
     settings = check_settings(app, settings)
     secret = api_keys.make_secret()
     with app.db.write() as session:
+        # Two at once must not both be the last that is allowed; and who is deleted at this moment makes none any more.
+        lock_account(session, caller.account_id)
         _require_manager(session, caller, "owner" if settings.manages_keys else "member")
         if settings.manages_keys and isinstance(caller, ApiCaller):
             raise InvalidApiKeySettingError(
@@ -78,8 +80,6 @@ def create_key(app: Application, caller: Caller, settings: KeySettings) -> NewKe
             )
         if isinstance(caller, ApiCaller):
             settings = within(caller.key, settings)
-        # Two at once must not both be the last that is allowed.
-        lock_account(session, caller.account_id)
         _require_room(session, caller.account_id)
         budget_id = _open_budget(session, caller, settings)
         key = _store(session, caller, secret, settings, budget_id)

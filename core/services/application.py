@@ -14,6 +14,8 @@ from core.errors import VisionMeterError
 from core.fetch.fetch import Fetcher
 from core.jobs.blobs import BlobStore
 from core.jobs.hands import Hands
+from core.mail.smtp import Smtp, read_smtp
+from core.payments.providers import list_providers
 from core.pricing.book import KnownPrices, adopt_published
 from core.rates import RateLimiter, read_limits
 from core.redis_link import RedisLink
@@ -39,6 +41,7 @@ class Application:
     fetcher: Fetcher
     rates: RateLimiter
     redis: RedisLink | None = None
+    smtp: Smtp | None = None
     hands: Hands = field(default_factory=Hands)
     prices: KnownPrices = field(default_factory=KnownPrices)
     backends_measured: ProbeReport | None = None
@@ -57,6 +60,9 @@ def open_application(settings: Settings) -> Application:
     from core.inference.registry import Registry
     from core.services.serving import measure_backends, open_serving
 
+    # A wrong setting stops the start, and not a customer.
+    list_providers(settings)
+    smtp = read_smtp(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     db = Database(settings.sqlalchemy_url)
     db.migrate()
@@ -92,6 +98,7 @@ def open_application(settings: Settings) -> Application:
         ),
         rates=RateLimiter(read_limits(settings), redis),
         redis=redis,
+        smtp=smtp,
         backends_measured=report,
     )
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import Session, col
 
 from core.errors import HoldEndedError
+from core.identity import api_keys, users
 from core.identity.audit_log import record_event
 from core.identity.tables import User
-from core.ledger import corrections
+from core.ledger import corrections, ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
 from core.ledger.tables import Entry, Hold
 from core.pricing.tables import Receipt
 from core.services.application import Application
 from core.services.top_up import require_operator
+
+MOVEMENTS = ("top_up", "bonus", "refund", "adjustment", "freeze", "unfreeze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ class Charge:
     def left_mt(self) -> int:
         """What can still be refunded."""
         return self.amount_mt - self.refunded_mt
+
+
+class Movement(NamedTuple):
+    """An entry that no picture made, and the address or name of who caused it; `system` or a rule as it is."""
+
+    entry: Entry
+    actor: str
 
 
 def list_charges(
@@ -85,6 +95,19 @@ def list_charges(
         Charge(hold_id, seq, at, captured_mt, refunded_mt, name or "", model or "")
         for seq, at, hold_id, captured_mt, refunded_mt, name, model in rows
     ]
+
+
+def list_movements(app: Application, operator: User, account_id: str, *, limit: int = 20) -> list[Movement]:
+    """An account's top-ups, refunds, adjustments and freezes, newest first: what a dispute is about besides charges.
+
+    Raises `NotAllowedError`.
+    """
+    require_operator(operator)
+    with app.db.read() as session:
+        entries = ledger.list_entries(session, account_id, kinds=MOVEMENTS, limit=limit)
+        actors = {entry.actor for entry in entries}
+        names = {**users.names_of(session, actors), **api_keys.names_of(session, actors)}
+    return [Movement(entry, names.get(entry.actor, entry.actor)) for entry in entries]
 
 
 def refund_charge(

@@ -106,7 +106,7 @@ def fill(db: Database, *, now: datetime | None = None, days: int = DAYS, seed: i
     somebody who is no demo customer.
     """
     password = secrets.token_urlsafe(12)
-    password_digest = users.hash_password(password)
+    password_digest = users.hash_password(password, email=EMAIL)
     with db.write() as session:
         user = users.find_user(session, EMAIL)
         is_new = user is None

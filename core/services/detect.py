@@ -245,7 +245,12 @@ def _refuse_early(app: Application, caller: Caller, image: PreparedImage, params
     charge_key = make_charge_key(image, params.version, params.img_size, params.tile_px)
     with app.db.read() as session:
         price_mt = app.prices.current(session).price_image(
-            image.height, image.width, params.img_size, params.version.model.name, tile_px=params.tile_px
+            image.height,
+            image.width,
+            params.img_size,
+            params.version.model.name,
+            tile_px=params.tile_px,
+            square=params.version.model.sees_square,
         )[1]
         if mirrored.available_mt >= price_mt or find_results(session, caller.account_id, [charge_key]):
             return
@@ -344,7 +349,7 @@ def _read_answer(
     balance: Balance | None = None,
 ) -> Detected:
     """The stored outcome of a run of one picture. Raises the failure that it ended in."""
-    if image.status not in ("charged", "free"):
+    if not image.is_answered:
         raise _failure(image)
     result = _read_result(app, session, job.account_id, image.charge_key)
     receipt_id = None

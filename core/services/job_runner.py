@@ -19,9 +19,11 @@ from core.jobs.tables import Job, JobImage
 from core.jobs.turns import ALL_PLANS, Turns
 from core.ledger import ledger
 from core.ledger.posting import lock_account
+from core.payments import payments
 from core.plans import Plan
 from core.services.application import Application
 from core.services.audit import seal_ledger
+from core.services.closing import purge_closed
 from core.services.retention import remove_unrun_quotes
 from core.services.roll_ups import roll_up_ledger
 from core.services.run_image import give_back, in_hand_until, run_image
@@ -136,7 +138,7 @@ class JobRunner:
                 roll_up_ledger(self._app)
                 if time.monotonic() >= remove_at:
                     remove_at = time.monotonic() + RETENTION_PAUSE_S
-                    if remove_unrun_quotes(self._app):
+                    if remove_unrun_quotes(self._app) | purge_closed(self._app):
                         remove_at = time.monotonic()
             except Exception:
                 log.exception("the keeper goes on after an error")
@@ -166,7 +168,7 @@ def _too_long(in_hand: Mapping[str, datetime]) -> set[str]:
 
 
 def sweep(app: Application) -> int:
-    """Give back every hold whose lease ran out and close the jobs that lost their runner.
+    """Give back every hold whose lease ran out, close the jobs that lost their runner, give up late payments.
 
     Safe to call from any number of processes; gives the number of holds that went back.
     """
@@ -174,6 +176,7 @@ def sweep(app: Application) -> int:
     with app.db.read() as session:
         account_ids = ledger.due_accounts(session, now)
         lapsed = jobs.lapsed_jobs(session, now)
+        payments_due = payments.has_due(session, now)
     given_back = 0
     for account_id in account_ids:
         with app.db.write() as session:
@@ -185,6 +188,9 @@ def sweep(app: Application) -> int:
             for image in jobs.open_images_of(session, job.id):
                 give_back(session, job, image, "interrupted", "restart", actor=ledger.SYSTEM)
             jobs.finish_job_if_done(session, job.id)
+    if payments_due:
+        with app.db.write() as session:
+            payments.expire_due(session, now)
     if given_back:
         log.info("gave back %d holds whose runner was lost", given_back)
     return given_back

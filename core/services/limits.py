@@ -52,6 +52,31 @@ def set_limits(
         )
 
 
+def get_alert_url(app: Application, user: User) -> str | None:
+    """The address that is told of a low balance, besides people."""
+    with app.db.read() as session:
+        return session.get_one(Account, user.account_id).alert_url
+
+
+def set_alert_url(app: Application, owner: User, url: str | None) -> None:
+    """Have an address told by a signed webhook, once for each crossing; None tells none.
+
+    Raises `RoleNeededError` or `WebhookUrlRefusedError`.
+    """
+    require_role(owner, "owner")
+    if url is not None:
+        app.fetcher.check_webhook_url(url)
+    with app.db.write() as session:
+        spending.set_alert_url(session, owner.account_id, url)
+        record_event(
+            session,
+            actor=owner.id,
+            action="limits.set_alert_url",
+            subject=owner.account_id,
+            account_id=owner.account_id,
+        )
+
+
 def list_alerts(app: Application, user: User) -> Sequence[LowBalanceAlert]:
     """Alerts of the account that nobody has dismissed, newest first."""
     with app.db.read() as session:

@@ -47,14 +47,14 @@ from core.services.team import require_role
 RUN = "run"
 
 
-def find_obstacle(app: Application, user: Caller, quote: Quote) -> VisionMeterError | None:
-    """What would refuse this run at the moment, or None: role, disk, frozen account, balance or caps. Holds nothing."""
-    lines = quote_lines(quote)
+def find_obstacle(app: Application, user: Caller, *quotes: Quote) -> VisionMeterError | None:
+    """What would refuse these runs together, or None: role, disk, frozen account, balance or caps. Holds nothing."""
+    lines = [line for quote in quotes for line in quote_lines(quote)]
     try:
         require_role(user, "member")
         require_disk_space(app)
         with app.db.read() as session:
-            if quote.total_mt and session.get_one(Account, user.account_id).status != "active":
+            if any(quote.total_mt for quote in quotes) and session.get_one(Account, user.account_id).status != "active":
                 return AccountNotActiveError("This account cannot spend: ask the operator why it is frozen.")
             require_affordable(app, session, user.account_id, lines)
     except VisionMeterError as obstacle:
@@ -96,19 +96,23 @@ def submit_quote(
     if not is_known:
         require_disk_space(app)
     # What was run before needs no files again.
-    with _collect(app, quote, app.blobs.kept(quote.account_id, quote.id) if is_known else files) as pictures:
+    with collect_pictures(app, quote, app.blobs.kept(quote.account_id, quote.id) if is_known else files) as pictures:
 
         def start(binding: Quote) -> Job:
-            return _start_job(
-                app,
-                user,
-                binding,
-                pictures,
-                asked_id=quote.id,
-                claims=claims,
-                budget_id=budget_id,
-                webhook_url=webhook_url,
-            )
+            with app.db.write() as session:
+                job, is_new = start_job(
+                    app,
+                    session,
+                    user,
+                    binding,
+                    asked_id=quote.id,
+                    claims=claims,
+                    budget_id=budget_id,
+                    webhook_url=webhook_url,
+                )
+                if is_new:
+                    hand_over(pictures, binding)
+            return job
 
         try:
             job = start(quote)
@@ -126,7 +130,8 @@ def submit_quote(
 
 
 @contextmanager
-def _collect(app: Application, quote: Quote, files: Mapping[str, bytes] | Parcel) -> Iterator[Parcel]:
+def collect_pictures(app: Application, quote: Quote, files: Mapping[str, bytes] | Parcel) -> Iterator[Parcel]:
+    """A quote's pictures while the block runs. Raises `QuoteMismatchError` when one is missing or another one."""
     if isinstance(files, Parcel):
         yield files
         return
@@ -138,6 +143,18 @@ def _collect(app: Application, quote: Quote, files: Mapping[str, bytes] | Parcel
                     "The images are not those of the quote: preview them again.", quote_id=quote.id
                 )
         yield parcel
+
+
+def hand_over(pictures: Parcel, quote: Quote) -> None:
+    """Make a quote's pictures the account's for good. Raises `QuoteMismatchError` when one is not there any more.
+
+    Last, and before the commit: a run that is refused leaves no picture behind, and one that a runner finds has all of
+    them. Renaming two hundred files takes some milliseconds.
+    """
+    if not pictures.hand_over({line.file_sha256 for line in quote_lines(quote)}):
+        raise QuoteMismatchError(
+            "The pictures of this quote are not kept any more: send them again.", quote_id=quote.id
+        )
 
 
 def find_run(app: Application, user: Caller, key: str, request: Mapping[str, Any]) -> Job | None:
@@ -152,64 +169,58 @@ def billing_day(app: Application) -> date:
     return utcnow().astimezone(app.settings.billing_zone).date()
 
 
-def _start_job(
+def start_job(
     app: Application,
+    session: Session,
     user: Caller,
     quote: Quote,
-    pictures: Parcel,
     *,
     asked_id: str,
     claims: Mapping[str, Mapping[str, Any]],
-    budget_id: str | None,
-    webhook_url: str | None,
-) -> Job:
-    """Claim the keys, hold the amount and store the job with its pictures, all in one transaction.
+    budget_id: str | None = None,
+    webhook_url: str | None = None,
+) -> tuple[Job, bool]:
+    """Claim the keys, hold the amount and store the job in the caller's transaction; False for one that was there.
 
-    `asked_id` is the quote that this one may have taken the place of.
+    `asked_id` is the quote that this one may have taken the place of. Whoever starts a new one hands its pictures over
+    before he commits.
     """
     lines = quote_lines(quote)
-    with app.db.write() as session:
-        known = [begin_idempotent(session, user.account_id, RUN, key, request) for key, request in claims.items()]
-        answer = next((one for one in known if one is not None), None)
-        if answer is not None:
-            for key, one in zip(claims, known, strict=True):
-                if one is None:
-                    complete_idempotent(session, user.account_id, RUN, key, answer)
-            return jobs.get_job(session, user.account_id, answer["job_id"])
-        if quote.expires_at <= utcnow():
-            raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
-        job = store_job(
-            session,
-            new_row(
-                Job,
-                account_id=user.account_id,
-                quote_id=quote.id,
-                actor=user.id,
-                model=quote.model,
-                model_version=quote.model_version,
-                img_size=quote.img_size,
-                tile_px=quote.tile_px,
-                lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
-                webhook_url=webhook_url,
-            ),
-        )
-        if quote.total_mt:
-            # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
-            # would refuse a run that waits for that very work.
-            lock_account(session, user.account_id)
-        require_affordable(app, session, user.account_id, lines)
-        for position, line in enumerate(lines):
-            hold_image(app, session, user, job.id, position, line, budget_id=budget_id)
-        for key in claims:
-            complete_idempotent(session, user.account_id, RUN, key, {"job_id": job.id})
-        mark_ran(session, {asked_id, quote.id})
-        # Last, and before the commit: a run that is refused leaves no picture behind, and one that a runner finds has
-        # all of them. Renaming two hundred files takes some milliseconds.
-        if not pictures.hand_over({line.file_sha256 for line in lines}):
-            raise QuoteMismatchError(
-                "The pictures of this quote are not kept any more: send them again.", quote_id=quote.id
-            )
-    return job
+    known = [begin_idempotent(session, user.account_id, RUN, key, request) for key, request in claims.items()]
+    answer = next((one for one in known if one is not None), None)
+    if answer is not None:
+        for key, one in zip(claims, known, strict=True):
+            if one is None:
+                complete_idempotent(session, user.account_id, RUN, key, answer)
+        return jobs.get_job(session, user.account_id, answer["job_id"]), False
+    if quote.expires_at <= utcnow():
+        raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
+    job = store_job(
+        session,
+        new_row(
+            Job,
+            account_id=user.account_id,
+            quote_id=quote.id,
+            actor=user.id,
+            model=quote.model,
+            model_version=quote.model_version,
+            img_size=quote.img_size,
+            tile_px=quote.tile_px,
+            lease_expires_at=utcnow() + timedelta(seconds=app.settings.hold_lease_s),
+            webhook_url=webhook_url,
+        ),
+    )
+    if quote.total_mt:
+        # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
+        # would refuse a run that waits for that very work.
+        lock_account(session, user.account_id)
+    require_affordable(app, session, user.account_id, lines)
+    for position, line in enumerate(lines):
+        hold_image(app, session, user, job.id, position, line, budget_id=budget_id)
+    for key in claims:
+        complete_idempotent(session, user.account_id, RUN, key, {"job_id": job.id})
+    mark_ran(session, {asked_id, quote.id})
+    return job, True
 
 
 def require_affordable(app: Application, session: Session, account_id: str, lines: Sequence[QuoteLine]) -> None:

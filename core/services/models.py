@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,10 +31,11 @@ from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.inference.canaries import PERCENT_MAX, Canary
 from core.inference.catalogue import TITLE_LENGTH_MAX, is_name
+from core.inference.quantized_file import Manifest, is_quantized, read_manifest
 from core.inference.registry import Model, ModelVersion, Registry
 from core.inference.shared_json import change_folder, writing_to
 from core.inference.trial import Tried, try_weights
-from core.inference.weights import hash_file
+from core.inference.weights import HEAD_BYTES, SUFFIXES, hash_file, suffix_of
 from core.pricing.book import add_rate
 from core.services.application import Application
 from core.services.top_up import require_operator
@@ -58,12 +59,18 @@ class ModelDesk:
 
 @dataclass(frozen=True, slots=True)
 class VersionView:
-    """A version that is kept: when it was last put in service, and to whom it is served, if to anybody."""
+    """A version that is kept: when it was last put in service, and to whom it is served, if to anybody.
+
+    `manifest` is that of a quantized one, with what it says that it loses; `origin_known` whether the version that it
+    says it was made from is known here.
+    """
 
     version: ModelVersion
     used_at: datetime
     served: bool
     canary_percent: int | None
+    manifest: Manifest | None
+    origin_known: bool
 
 
 def open_desk(app: Application, operator: User) -> ModelDesk:
@@ -91,7 +98,7 @@ def add_model(desk: ModelDesk, *, name: str, title: str, weights: bytes | Path, 
         entry = _entry(name, title, f"{name}.pt", tried)
         with change_folder(registry.weights_dir):
             _require_free(registry, name)
-            sha256, target = hash_file(staged), registry.weights_dir / f"{name}.pt"
+            sha256, target = hash_file(staged), registry.weights_dir / f"{name}{staged.suffix}"
             staged.replace(target)
             try:
                 with desk.db.write() as session:
@@ -130,7 +137,7 @@ def replace_weights(desk: ModelDesk, name: str, weights: bytes | Path) -> str:
             _record(desk, session, "model.replace", name, {"sha256": sha256})
             if registry.is_own(name):
                 registry.catalogue.put(_entry(name, model.title, model.file, tried))
-            staged.replace(target)
+            registry.move_in_place(model, staged, staged.suffix)
     return sha256
 
 
@@ -141,15 +148,45 @@ def list_versions(desk: ModelDesk, name: str) -> list[VersionView]:
         now = registry.now(name).sha256
     except VisionMeterError:
         now = ""  # without a file none is served, and those that were are a way back all the same
-    return [
-        VersionView(
-            version,
-            datetime.fromtimestamp(version.path.stat().st_mtime, UTC),
-            version.sha256 == now,
-            canary.percent if canary is not None and canary.sha256 == version.sha256 else None,
+    views, known = [], _known_versions(registry, name)
+    for version in registry.list_versions(name):
+        manifest = find_manifest(version.path)
+        views.append(
+            VersionView(
+                version,
+                datetime.fromtimestamp(version.path.stat().st_mtime, UTC),
+                version.sha256 == now,
+                canary.percent if canary is not None and canary.sha256 == version.sha256 else None,
+                manifest,
+                manifest is not None and manifest.weights_sha256 in known,
+            )
         )
-        for version in registry.list_versions(name)
-    ]
+    return views
+
+
+def is_origin_known(registry: Registry, name: str, manifest: Manifest) -> bool:
+    """Whether what a quantized version says it was made from is a version of its model, or comes with the installation.
+
+    Raises `ModelNotFoundError`.
+    """
+    return manifest.weights_sha256 in _known_versions(registry, name)
+
+
+def _known_versions(registry: Registry, name: str) -> set[str | None]:
+    known = {version.sha256 for version in registry.list_versions(name)} | {model.sha256 for model in registry.models()}
+    with suppress(VisionMeterError):
+        known.add(registry.now(name).sha256)
+    return known
+
+
+def find_manifest(path: Path) -> Manifest | None:
+    """What quantized weights say about themselves; None for others, and for a file that is damaged or gone."""
+    if not is_quantized(path):
+        return None
+    try:
+        return read_manifest(path)
+    except (WeightsRefusedError, OSError):
+        return None  # whoever loads it says so
 
 
 def roll_back(desk: ModelDesk, name: str, version: str) -> ModelVersion:
@@ -274,10 +311,12 @@ def describe_classes(names: Sequence[str]) -> str:
 def _require_free(registry: Registry, name: str) -> None:
     if any(model.name == name for model in registry.models()):
         raise ModelNameTakenError(f"There is a model {name} already: choose another name.", name=name)
-    if (registry.weights_dir / f"{name}.pt").exists():
-        raise ModelNameTakenError(
-            f"There is a file {name}.pt in the weights folder already: choose another name, or take it away.", name=name
-        )
+    for file in (f"{name}{suffix}" for suffix in SUFFIXES):
+        if (registry.weights_dir / file).exists():
+            raise ModelNameTakenError(
+                f"There is a file {file} in the weights folder already: choose another name, or take it away.",
+                name=name,
+            )
 
 
 def _require_beta(beta: Decimal) -> Decimal:
@@ -312,9 +351,13 @@ def _no_canary(name: str) -> CanaryNotFoundError:
 def _stage(desk: ModelDesk, name: str, weights: bytes | Path) -> Iterator[Path]:
     """The weights in a file of their own in the weights folder, which is gone after the block unless it was moved."""
     folder = desk.registry.weights_dir
-    staged = folder / f".{name}.{secrets.token_hex(4)}.new.pt"
     try:
         size = weights.stat().st_size if isinstance(weights, Path) else len(weights)
+        if isinstance(weights, Path):
+            with weights.open("rb") as file:
+                suffix = suffix_of(file.read(HEAD_BYTES))
+        else:
+            suffix = suffix_of(weights[:HEAD_BYTES])
     except OSError as error:
         raise WeightsRefusedError(f"The file cannot be read: {error.strerror}.", reason="unreadable") from None
     if size > desk.bytes_max:
@@ -324,6 +367,7 @@ def _stage(desk: ModelDesk, name: str, weights: bytes | Path) -> Iterator[Path]:
             reason="too_large",
             bytes_max=desk.bytes_max,
         )
+    staged = folder / f".{name}.{secrets.token_hex(4)}.new{suffix}"
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -336,7 +380,7 @@ def _stage(desk: ModelDesk, name: str, weights: bytes | Path) -> Iterator[Path]:
             yield staged
         except WeightsRefusedError as error:
             # The operator knows his file by the model's name, not by that of the copy.
-            raise WeightsRefusedError(error.message.replace(staged.name, f"{name}.pt"), **error.details) from error
+            raise WeightsRefusedError(error.message.replace(staged.name, f"{name}{suffix}"), **error.details) from error
     finally:
         staged.unlink(missing_ok=True)
 

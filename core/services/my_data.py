@@ -21,14 +21,29 @@ from core.identity.tables import User
 from core.jobs import jobs, results
 from core.jobs.tables import Job, JobImage, Result
 from core.ledger.tables import Account
-from core.money import from_millitokens
+from core.mail import outbox
+from core.money import from_millitokens, from_minor
 from core.pricing.receipts import ReceiptFilter
-from core.services import account_view, api_keys, limits, receipts, team, usage_report
+from core.services import (
+    account_view,
+    api_keys,
+    invoices,
+    limits,
+    oidc_sign_in,
+    payments,
+    receipts,
+    saved_cards,
+    second_factor,
+    team,
+    usage_report,
+)
 from core.services.application import Application
 from core.services.disk_space import require_disk_space
 from core.slots import moment_of, slot_of
 
 ROWS_PER_READ = 1000
+# People open them one by one: nobody has more.
+PAYMENTS_MAX = 10_000
 # Each reads a whole history: one at a time, and one a person in so many seconds.
 EXPORT_EVERY_S = 60
 WAIT_S = 20.0
@@ -42,6 +57,8 @@ profile.json       you, your account, its balance and its limits
 api_keys.json      API keys without their secrets, which are not stored
 transactions.csv   every entry of the ledger, newest first
 receipts.csv       every charge with all that its price is made of
+payments.csv       every payment of money, newest first
+invoices.json      whom invoices are made out to, and all that were issued, newest first
 usage.csv          every picture that was processed, oldest first
 runs.jsonl         a run a line, with its pictures and what was found on them
 activity.csv       what you did in your account, newest first
@@ -94,6 +111,8 @@ def _files() -> dict[str, Callable[[Application, User], Iterable[str]]]:
         "api_keys.json": _api_keys,
         "transactions.csv": _transactions,
         "receipts.csv": lambda app, user: receipts.receipts_csv(app, user, ReceiptFilter()),
+        "payments.csv": _payments,
+        "invoices.json": _invoices,
         "usage.csv": _usage,
         "runs.jsonl": _runs,
         "activity.csv": _activity,
@@ -102,7 +121,11 @@ def _files() -> dict[str, Callable[[Application, User], Iterable[str]]]:
 
 def _profile(app: Application, user: User) -> Iterator[str]:
     account, balance = account_view.get_account(app, user), account_view.get_balance(app, user)
-    caps = limits.get_limits(app, user)
+    caps, auto = limits.get_limits(app, user), saved_cards.get_auto(app, user)
+    factor = second_factor.get_state(app, user)
+    with app.db.read() as session:
+        mails = outbox.list_mails(session, user.id, user.email)
+    names = ("is_on", "stopped", "amount_minor", "month_max_minor", "currency", "changed_at")
     yield _json(
         {
             "id": user.id,
@@ -112,6 +135,16 @@ def _profile(app: Application, user: User) -> Iterator[str]:
             "time_zone": user.time_zone,
             "created_at": user.created_at,
             "last_sign_in_at": user.last_sign_in_at,
+            "email_verified_at": user.email_verified_at,
+            "welcome_due_since": user.welcome_due_since,
+            "mails": [
+                {name: getattr(one, name) for name in ("kind", "created_at", "ended_at", "outcome")} for one in mails
+            ],
+            "identities": [
+                {"issuer": one.issuer, "subject": one.subject, "linked_at": one.created_at}
+                for one in oidc_sign_in.list_identities(app, user)
+            ],
+            "second_factor_since": factor.turned_on_at if factor else None,
             "account": {
                 "id": account.id,
                 "name": account.name,
@@ -122,6 +155,12 @@ def _profile(app: Application, user: User) -> Iterator[str]:
                 "held": _tokens(balance.held_mt),
                 "cap_a_day": _tokens(caps.day_cap_mt),
                 "cap_a_month": _tokens(caps.month_cap_mt),
+                "kept_card": auto.card and {name: getattr(auto.card, name) for name in ("brand", "last4", "saved_at")},
+                "automatic_top_up": auto.rule
+                and {
+                    "threshold": _tokens(auto.rule.threshold_mt),
+                    **{name: getattr(auto.rule, name) for name in names},
+                },
             },
         }
     )
@@ -154,6 +193,26 @@ def _transactions(app: Application, user: User) -> Iterator[str]:
         if len(entries) < ROWS_PER_READ:
             return
         before = entries[-1].seq
+
+
+def _payments(app: Application, user: User) -> Iterator[str]:
+    times = ("created_at", "expires_at", "paid_at")
+    names = ("id", "state", "provider", "provider_reference", "currency", "price_per_token", "bonus_percent")
+    yield to_csv([(*names, "amount", "tokens", "bonus_tokens", "transaction_seq", "reason", *times)])
+    for payment in payments.list_payments(app, user, limit=PAYMENTS_MAX):
+        yield to_csv(
+            [
+                (
+                    *(getattr(payment, name) for name in names),
+                    from_minor(payment.amount_minor, payment.currency),
+                    _tokens(payment.tokens_mt),
+                    _tokens(payment.bonus_mt),
+                    payment.entry_seq or "",
+                    plain_cell(payment.reason),
+                    *(moment and _time(moment) for moment in (getattr(payment, name) for name in times)),
+                )
+            ]
+        )
 
 
 def _usage(app: Application, user: User) -> Iterator[str]:
@@ -192,14 +251,30 @@ def _run(job: Job, images: Iterable[JobImage], found: dict[str, Result]) -> dict
                 "tokens": _tokens(image.amount_mt if image.status == "charged" else 0),
                 # Of a picture that failed another run may have a result.
                 "predictions": (
-                    found[image.charge_key].detections
-                    if image.status in ("charged", "free") and image.charge_key in found
-                    else None
+                    found[image.charge_key].detections if image.is_answered and image.charge_key in found else None
                 ),
             }
             for image in images
         ],
     }
+
+
+def _invoices(app: Application, user: User) -> Iterator[str]:
+    names = ("number", "kind", "corrects", "issued_at", "payment_id", "currency", "gross_minor", "vat_minor")
+    billing = invoices.get_billing(app, user)
+    yield _json(
+        {
+            "billing": {name: getattr(billing, name) for name in ("name", "address", "tax_id")},
+            "issued": [
+                {
+                    **{name: getattr(one, name) for name in names},
+                    "vat_percent": str(one.vat_percent),
+                    "says": one.says,
+                }
+                for one in invoices.list_invoices(app, user, limit=PAYMENTS_MAX)
+            ],
+        }
+    )
 
 
 def _activity(app: Application, user: User) -> Iterator[str]:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlmodel import Session
 
-from core.identity import sessions, users
+from core.identity import email_links, sessions, users
 from core.identity.audit_log import record_event
 from core.identity.tables import User
 from core.services import sign_in
@@ -26,18 +26,28 @@ class SignedIn:
     is_current: bool
 
 
-def change_password(app: Application, user: User, token: str, present: str, new: str) -> int:
-    """Replace the password; every session but that of `token` ends, and their number is given.
+@dataclass(frozen=True, slots=True)
+class PasswordChanged:
+    """How many other sessions ended, and the ticket for a new one in place of the own."""
+
+    ended: int
+    ticket: str
+
+
+def change_password(app: Application, user: User, token: str, present: str, new: str) -> PasswordChanged:
+    """Replace the password and end every session: that of `token`, whose cookie may have been copied, too.
 
     Raises `BadCredentialsError` for a wrong present password, `TooManyAttemptsError` or `WeakPasswordError`.
     """
-    known = sign_in.check_password(app, user.email, present)
-    password_digest = users.hash_password(new)
+    known = sign_in.check_present_password(app, user, present)
+    password_digest = users.hash_password(new, email=user.email)
     with app.db.write() as session:
         users.replace_password(session, known, password_digest)
         ended = sessions.revoke_all(session, user.id, but=token)
+        sessions.revoke_session(session, token)
+        email_links.end_links(session, user.id, email_links.FOR_PASSWORD)
         _record(session, user, "user.change_password", user.id)
-    return ended
+        return PasswordChanged(ended, sessions.issue_ticket(session, user.id))
 
 
 def list_sessions(app: Application, user: User, token: str) -> Sequence[SignedIn]:

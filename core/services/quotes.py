@@ -24,7 +24,7 @@ from core.inference.registry import Model, ModelVersion
 from core.jobs.blobs import hash_bytes
 from core.jobs.results import find_results
 from core.money import to_millitokens
-from core.pricing.book import get_prices
+from core.pricing.book import BatchPrice, Prices, get_prices
 from core.pricing.discounts import NextTier, find_next_tier
 from core.pricing.tables import Quote
 from core.pricing.unrun import set_stored_bytes
@@ -55,7 +55,7 @@ class QuoteLine:
     (milli-tokens), `floor_mt` of it its share of the batch's floor. It costs 0 when `free_reason` says that the
     account has this result already (`processed`) or that the same picture stands earlier in the batch
     (`duplicate`). With `tiles`, each of them is computed besides the whole picture, as a network input of
-    `tile_input_height × tile_input_width`.
+    `tile_input_height × tile_input_width`. `square`: the model sees a square of the image.
     """
 
     name: str
@@ -76,6 +76,16 @@ class QuoteLine:
     tiles: int = 0
     tile_input_height: int = 0
     tile_input_width: int = 0
+    square: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PricedImages:
+    """Images with what makes each of them a piece of work, why it is free if it is, and the price of all together."""
+
+    charge_keys: tuple[str, ...]
+    free_reasons: tuple[str | None, ...]
+    batch: BatchPrice
 
 
 def quote_lines(quote: Quote) -> list[QuoteLine]:
@@ -172,7 +182,7 @@ def require_tiles(images: Sequence[PreparedImage], model: Model, tile_px: int | 
         return
     if model.task != "detect":
         raise InvalidTileSizeError(
-            f"{model.title} finds more than boxes, which tiles do not: leave tile_px out, or choose a detection model.",
+            f"{model.title} does not find boxes alone, as tiles do: leave tile_px out, or choose a detection model.",
             task=model.task,
         )
     if tile_px not in TILES_PX:
@@ -205,22 +215,10 @@ def store_quote(
     `ran_at` is when it is run, if that is in this very transaction; `stored_bytes` what its pictures take on the disk.
     """
     model = version.model.name
-    keys = [make_charge_key(image, version, img_size, tile_px) for image in images]
     now = utcnow()
     prices = app.prices.current(session)
-    done = find_results(session, account_id, keys)
-    seen: set[str] = set()
-    free_reasons: list[str | None] = []
-    for key in keys:
-        free_reasons.append(FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None)
-        seen.add(key)
-    batch = prices.price_batch(
-        [(image.height, image.width) for image in images],
-        img_size,
-        model,
-        charged=[reason is None for reason in free_reasons],
-        tile_px=tile_px,
-    )
+    priced = price_images(session, prices, account_id, images, version=version, img_size=img_size, tile_px=tile_px)
+    batch = priced.batch
     lines = [
         QuoteLine(
             **asdict(image),
@@ -237,8 +235,11 @@ def store_quote(
             tiles=len(price.plan.tiles),
             tile_input_height=price.plan.tile.height if price.plan.tile else 0,
             tile_input_width=price.plan.tile.width if price.plan.tile else 0,
+            square=version.model.sees_square,
         )
-        for image, key, free_reason, price in zip(images, keys, free_reasons, batch.lines, strict=True)
+        for image, key, free_reason, price in zip(
+            images, priced.charge_keys, priced.free_reasons, batch.lines, strict=True
+        )
     ]
     quote = new_row(
         Quote,
@@ -258,6 +259,35 @@ def store_quote(
         stored_bytes=stored_bytes,
     )
     return insert_row(session, quote)
+
+
+def price_images(
+    session: Session,
+    prices: Prices,
+    account_id: str,
+    images: Sequence[PreparedImage],
+    *,
+    version: ModelVersion,
+    img_size: int,
+    tile_px: int | None,
+) -> PricedImages:
+    """What images would cost an account now: a quote's every number, and nothing is stored. Raises `NoRateError`."""
+    keys = [make_charge_key(image, version, img_size, tile_px) for image in images]
+    done = find_results(session, account_id, keys)
+    seen: set[str] = set()
+    free_reasons: list[str | None] = []
+    for key in keys:
+        free_reasons.append(FREE_PROCESSED if key in done else FREE_DUPLICATE if key in seen else None)
+        seen.add(key)
+    batch = prices.price_batch(
+        [(image.height, image.width) for image in images],
+        img_size,
+        version.model.name,
+        charged=[reason is None for reason in free_reasons],
+        tile_px=tile_px,
+        square=version.model.sees_square,
+    )
+    return PricedImages(tuple(keys), tuple(free_reasons), batch)
 
 
 def requote(app: Application, user: Caller, quote: Quote) -> Quote:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from core.identity.callers import Caller
 from core.inference.detections import Detections
 from core.inference.draw import draw_detections
-from core.inference.exports import Labelled, to_coco, to_csv, to_yolo
+from core.inference.exports import Labelled, require_boxes, to_coco, to_csv, to_yolo
 from core.inference.images import count_pixels, decode_image, encode_jpeg, encode_png
 from core.inference.pixel_gate import IN_FLIGHT
 from core.services.application import Application
@@ -31,6 +31,14 @@ class Picture:
     file_sha256: str
 
 
+def require_format(app: Application, model: str, format: str) -> None:
+    """Raise `FormatNotApplicableError` where a model's answers do not go into a format; before anything is paid.
+
+    Raises also `ModelNotFoundError`.
+    """
+    require_boxes(format, whole_picture=app.registry.get(model).task == "classify")
+
+
 def write_json(pictures: Sequence[Picture]) -> str:
     """The API's predictions by picture."""
     images = [picture.labelled for picture in pictures]
@@ -38,7 +46,7 @@ def write_json(pictures: Sequence[Picture]) -> str:
 
 
 def write_coco(pictures: Sequence[Picture]) -> str:
-    """A COCO data set as JSON."""
+    """A COCO data set as JSON. Raises `FormatNotApplicableError` for classes of whole pictures."""
     return json.dumps(to_coco([picture.labelled for picture in pictures]), indent=2)
 
 
@@ -50,7 +58,8 @@ def write_csv(pictures: Sequence[Picture]) -> str:
 def zip_labels(pictures: Sequence[Picture]) -> bytes:
     """Labels as Ultralytics' data sets have them, without confidences: put the pictures into `images/` beside.
 
-    `data.yaml` names the classes; a class that no picture has keeps its number free.
+    `data.yaml` names the classes; a class that no picture has keeps its number free. Raises `FormatNotApplicableError`
+    for classes of whole pictures.
     """
     names: dict[int, str] = {}
     for picture in pictures:

@@ -124,7 +124,7 @@ def _infer(app: Application, job: Job, image: JobImage, decoded: DecodedImage | 
 
 def _run(app: Application, job: Job, image: JobImage, decoded: DecodedImage, stages: Stages) -> Inference:
     version = app.registry.find_version(job.model, job.model_version)
-    plan = plan_tiles(decoded.height, decoded.width, job.img_size, job.tile_px)
+    plan = plan_tiles(decoded.height, decoded.width, job.img_size, job.tile_px, square=version.model.sees_square)
     deadline = time.monotonic() + time_limit_s(app, job, image)
 
     def submit(part: Pixels) -> Future[Inference]:
@@ -250,6 +250,7 @@ def _receipt(job: Job, image: JobImage, quote: Quote, prices: Prices, tiles_fail
         input_height=line["input_height"],
         input_width=line["input_width"],
         img_size=job.img_size,
+        square=line.get("square", False),
         tile_px=job.tile_px,
         tiles=line.get("tiles", 0),
         tiles_failed=tiles_failed,

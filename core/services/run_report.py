@@ -101,7 +101,7 @@ def _report(session: Session, job: Job, *, with_outcomes: bool) -> RunReport:
     outcomes: list[ImageOutcome] = []
     if with_outcomes:
         images = jobs.list_images(session, job.id)
-        results = get_results(session, job.account_id, {image.charge_key for image in images if _answered(image)})
+        results = get_results(session, job.account_id, {image.charge_key for image in images if image.is_answered})
         hold_ids = {image.hold_id for image in images if image.hold_id and image.status == "charged"}
         receipt_ids = receipts.receipt_ids(session, hold_ids)
         outcomes = [_outcome(image, results, receipt_ids) for image in images]
@@ -114,12 +114,8 @@ def _report(session: Session, job: Job, *, with_outcomes: bool) -> RunReport:
     )
 
 
-def _answered(image: JobImage) -> bool:
-    return image.status in ("charged", "free")
-
-
 def _outcome(image: JobImage, results: Mapping[str, Result], receipt_ids: Mapping[str, str]) -> ImageOutcome:
-    result = results.get(image.charge_key) if _answered(image) else None
+    result = results.get(image.charge_key) if image.is_answered else None
     return ImageOutcome(
         image=image,
         result_id=None if result is None else result.id,

@@ -8,6 +8,7 @@ from decimal import ROUND_DOWN, Decimal
 
 from core.db import utcnow
 from core.identity.callers import Caller
+from core.inference.registry import Registry
 from core.pricing.book import Prices
 from core.services.application import Application
 from core.slots import SLOT_S, slot_of
@@ -98,10 +99,15 @@ class OwnUsage:
     price_mt: Decimal
 
 
-def price_workload(prices: Prices, workload: Workload) -> Decimal:
-    """What one picture of a workload costs, in milli-tokens. Raises `NoRateError`."""
+def price_workload(prices: Prices, registry: Registry, workload: Workload) -> Decimal:
+    """What one picture of a workload costs, in milli-tokens; `registry` knows what its model sees of it.
+
+    Raises `NoRateError`.
+    """
+    # The list may have a rate for a model that is not known here: it is priced as most are.
+    square = any(model.sees_square for model in registry.models() if model.name == workload.model)
     size = workload.image_height, workload.image_width, workload.img_size
-    return Decimal(prices.price_image(*size, workload.model)[1])
+    return Decimal(prices.price_image(*size, workload.model, square=square)[1])
 
 
 def find_own_usage(app: Application, user: Caller, *, now: datetime | None = None) -> OwnUsage | None:

@@ -19,10 +19,12 @@ from sqlmodel import Session, col
 
 from core.csv_text import plain_cell
 from core.db import utcnow
+from core.identity import api_keys, users
 from core.identity.tables import User
 from core.ledger.roll_up import KindSum, sum_by_day
 from core.ledger.tables import ENTRY_NOT_USAGE, Account, Entry
 from core.money import from_millitokens
+from core.services.account_view import name_actor
 from core.services.application import Application
 from core.services.opening_balance import Sum, inconsistent, opening_and_closing_mt, sum_entries
 
@@ -31,7 +33,7 @@ SINGLE_LINES_MAX = 500
 ROWS_PER_FETCH = 2000
 
 CHARGE = "capture"
-_KIND_ORDER = ("top_up", CHARGE, "refund", "adjustment")
+_KIND_ORDER = ("top_up", "bonus", CHARGE, "refund", "adjustment")
 _COLUMNS = ("seq", "time_utc", "type", "tokens", "balance_after", "actor", "reference", "reason")
 
 
@@ -129,6 +131,10 @@ def statement_csv(app: Application, user: User, year: int, month: int, *, zone: 
         opening_mt, closing_mt = opening_and_closing_mt(session, user.account_id, start, end, between)
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
+        actors = {
+            **users.actor_names(session, user.account_id),
+            **api_keys.key_names(session, user.account_id),
+        }
         writer.writerow(_COLUMNS)
         writer.writerow(_balance_row("opening", start, opening_mt))
         balance_mt = opening_mt
@@ -142,7 +148,7 @@ def statement_csv(app: Application, user: User, year: int, month: int, *, zone: 
                     entry.kind,
                     from_millitokens(entry.posted_change_mt),
                     from_millitokens(balance_mt),
-                    plain_cell(entry.actor),
+                    plain_cell(name_actor(entry.actor, actors)),
                     plain_cell(reference),
                     plain_cell(reason),
                 )
@@ -251,8 +257,8 @@ def _stream(
 
 
 def _reference_and_reason(entry: Row[Any]) -> tuple[str, str]:
-    """What an entry refers to, and what was noted; a top-up notes what it refers to, such as a voucher."""
-    if entry.hold_id is None and entry.kind == "top_up":
+    """What an entry refers to, and what was noted; a top-up and its bonus note the payment that they refer to."""
+    if entry.hold_id is None and entry.kind in ("top_up", "bonus"):
         return entry.memo, ""
     return entry.hold_id or "", entry.memo
 

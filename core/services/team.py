@@ -15,7 +15,7 @@ from core.errors import (
     MemberNotFoundError,
     RoleNeededError,
 )
-from core.identity import api_keys, invitations, sessions, users
+from core.identity import api_keys, invitations, oidc_rows, second_factors, sessions, users
 from core.identity.audit_log import record_event
 from core.identity.callers import Caller
 from core.identity.tables import Invitation, User
@@ -59,12 +59,16 @@ def invite_member(app: Application, owner: User, email: str, role: str) -> str:
     """Let an address join the account in a role; gives the code for `sign_up`, which is stored nowhere.
 
     The code is good for one sign-up within seven days; an earlier invitation of the same address ends. Raises
-    `RoleNeededError`, `InvalidEmailError`, `InvalidRoleError` or `HasAccountError`.
+    `RoleNeededError`, `InvalidEmailError`, `InvalidRoleError`, `HasAccountError`, or `TooManyInvitationsError` after
+    twenty in an hour, before anything is looked up.
     """
+    with app.db.read() as session:
+        _require_owner(session, owner)
+    email = users.normalise_email(email)
+    _require_known_role(role)
+    app.rates.hit_invitation(owner.account_id)
     with app.db.write() as session:
         _begin_change(session, owner)
-        email = users.normalise_email(email)
-        _require_known_role(role)
         if users.find_user(session, email) is not None:
             raise HasAccountError(
                 "This address signs in to an account already, and a person belongs to one account: "
@@ -115,15 +119,30 @@ def remove_member(app: Application, owner: User, user_id: str) -> None:
     """
     with app.db.write() as session:
         _begin_change(session, owner)
-        member = _require_member(session, owner.account_id, user_id)
-        _require_another_owner(session, member)
-        if member.is_operator and users.count_operators(session) == 1:
-            raise LastOperatorError("This is the only operator of the installation: he cannot be removed.")
-        invitations.revoke_invitations_by(session, member.id)
-        api_keys.revoke_keys_by(session, member.id)
-        users.disable_user(session, member.id)
-        sessions.revoke_all(session, member.id)
-        _record(session, owner, "team.remove", member.id)
+        end_membership(session, owner.account_id, user_id)
+        _record(session, owner, "team.remove", user_id)
+
+
+def end_membership(session: Session, account_id: str, user_id: str) -> None:
+    """Let somebody belong to an account no more, with all that he could act by.
+
+    Raises `MemberNotFoundError`, `LastOwnerError` or `LastOperatorError`.
+    """
+    member = _require_member(session, account_id, user_id)
+    _require_another_owner(session, member)
+    require_another_operator(session, member)
+    invitations.revoke_invitations_by(session, member.id)
+    api_keys.revoke_keys_by(session, member.id)
+    users.disable_user(session, member.id)
+    sessions.revoke_all(session, member.id)
+    second_factors.remove(session, member.id)
+    oidc_rows.remove_of(session, member.id)
+
+
+def require_another_operator(session: Session, user: User) -> None:
+    """Raise `LastOperatorError` when this is the only operator of the installation."""
+    if user.is_operator and users.count_operators(session) == 1:
+        raise LastOperatorError("This is the only operator of the installation: he cannot be removed.")
 
 
 def _begin_change(session: Session, owner: User) -> None:

@@ -1,4 +1,4 @@
-"""Money in: vouchers made by the operator, redeemed once."""
+"""Vouchers, made by the operator and redeemed once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from datetime import datetime
 from core.errors import NotAllowedError
 from core.identity.audit_log import record_event
 from core.identity.tables import User
-from core.ledger import ledger
 from core.ledger.idempotency import begin_idempotent, complete_idempotent
-from core.payments import vouchers
+from core.ledger.posting import lock_account
+from core.payments import payments, vouchers
+from core.payments.provider import Wanted
+from core.payments.providers import VOUCHERS, list_providers
 from core.payments.tables import Voucher
 from core.services.application import Application
-from core.services.team import require_role
+from core.services.credit import credit_payment
+from core.services.team import require_now, require_role
 
 
 def redeem_voucher(app: Application, user: User, code: str, *, idempotency_key: str) -> int:
@@ -25,23 +28,25 @@ def redeem_voucher(app: Application, user: User, code: str, *, idempotency_key: 
     require_role(user, "member")
     request = {"code": vouchers.normalise_code(code)}
     with app.db.write() as session:
+        lock_account(session, user.account_id)
+        require_now(session, user, "member")
         answer = begin_idempotent(session, user.account_id, "redeem_voucher", idempotency_key, request)
         if answer is not None:
             return int(answer["amount_mt"])
-        voucher = vouchers.redeem_voucher(session, code, user.account_id)
-        ledger.post_top_up(
+        payment = payments.open_payment(
             session,
+            list_providers(app.settings)[VOUCHERS],
             user.account_id,
-            voucher.amount_mt,
-            source="house:vouchers",
+            Wanted(code=code),
             actor=user.id,
-            memo=voucher.id,
+            ttl_days=app.settings.payment_ttl_days,
         )
-        complete_idempotent(
-            session, user.account_id, "redeem_voucher", idempotency_key, {"amount_mt": voucher.amount_mt}
-        )
-        record_event(session, actor=user.id, action="voucher.redeem", subject=voucher.id, account_id=user.account_id)
-    return voucher.amount_mt
+        credit_payment(session, app.settings, payment.id, actor=user.id)
+        answer = {"amount_mt": payment.credited_mt}
+        complete_idempotent(session, user.account_id, "redeem_voucher", idempotency_key, answer)
+        subject = payment.provider_reference
+        record_event(session, actor=user.id, action="voucher.redeem", subject=subject, account_id=user.account_id)
+    return payment.credited_mt
 
 
 def make_vouchers(

@@ -1,4 +1,5 @@
-"""Telling a program that its job is done: signed messages, tried again until they are received or given up."""
+"""Telling a program that its job is done, or that the balance is low: signed messages, tried again until they are
+received or given up."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from core.identity.audit_log import record_event
 from core.identity.callers import ApiCaller, Caller
 from core.jobs import deliveries
 from core.jobs.tables import WebhookDelivery
+from core.ledger import spending
+from core.ledger.tables import LowBalanceAlert
 from core.services.application import Application
 from core.services.run_report import RunReport, report_finished_run
 from core.services.team import require_now, require_role
@@ -24,7 +27,7 @@ log = logging.getLogger("visionmeter")
 SENDERS = 4
 POLL_S = 1.0
 
-MakeBody = Callable[[WebhookDelivery, RunReport], bytes]
+MakeBody = Callable[[WebhookDelivery, RunReport | LowBalanceAlert], bytes]
 
 
 def get_secret(app: Application, caller: Caller) -> str:
@@ -103,7 +106,7 @@ def deliver_next(app: Application, make_body: MakeBody, *, prompt_only: bool = F
         secret = deliveries.get_or_make_secret(session, delivery.account_id, new_secret())
     status, refused = None, False
     try:
-        body = make_body(delivery, report_finished_run(app, delivery.job_id))
+        body = make_body(delivery, _find_subject(app, delivery))
         headers = {"Content-Type": "application/json", **sign(secret, delivery.id, utcnow(), body)}
         status = app.fetcher.post(delivery.url, body, headers)
     except WebhookUrlRefusedError:
@@ -112,8 +115,16 @@ def deliver_next(app: Application, make_body: MakeBody, *, prompt_only: bool = F
         # Also where it could not be made or sent: the account must not wait until its turn runs out.
         with app.db.write() as session:
             outcome = deliveries.end_attempt(session, attempt, status, refused=refused)
-    log.info("webhook %s of %s: %s, status %s", delivery.id, delivery.job_id, outcome, status)
+    log.info("webhook %s of %s: %s, status %s", delivery.id, delivery.job_id or "balance", outcome, status)
     return outcome
+
+
+def _find_subject(app: Application, delivery: WebhookDelivery) -> RunReport | LowBalanceAlert:
+    if delivery.job_id is not None:
+        return report_finished_run(app, delivery.job_id)
+    assert delivery.alert_seq is not None  # a constraint
+    with app.db.read() as session:
+        return spending.get_alert(session, delivery.account_id, delivery.alert_seq)
 
 
 class WebhookSender:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any, Literal
 
@@ -22,12 +22,15 @@ By = Literal["model", "actor"]
 class Selection:
     """Which images are meant: of these models, of these API keys and people (by id), with these outcomes.
 
-    None means all of them, an empty collection none.
+    None means all of them, an empty collection none. `all_models` and `all_actors` are what `used_models` and
+    `used_actors` answered, by whoever asked before: then nothing looks for them again.
     """
 
     models: Collection[str] | None = None
     actors: Collection[str] | None = None
     outcomes: Collection[str] | None = None
+    all_models: Collection[str] | None = field(default=None, compare=False)
+    all_actors: Collection[str] | None = field(default=None, compare=False)
 
     def has_outcome(self, outcome: str) -> bool:
         """Whether images that ended so are meant."""
@@ -164,10 +167,14 @@ def narrow(session: Session, account_id: str, table: Any, which: Selection) -> l
 
     Also where all are meant they are named, so that the key is used: it has them before the slot.
     """
-    models = used_models(session, account_id) if which.models is None else which.models
-    where = [table.account_id == account_id, table.model.in_(models)]
+    models = which.models if which.models is not None else which.all_models
+    where = [
+        table.account_id == account_id,
+        table.model.in_(used_models(session, account_id) if models is None else models),
+    ]
     if hasattr(table, "actor"):
-        where.append(table.actor.in_(used_actors(session, account_id) if which.actors is None else which.actors))
+        actors = which.actors if which.actors is not None else which.all_actors
+        where.append(table.actor.in_(used_actors(session, account_id) if actors is None else actors))
     return where
 
 

@@ -58,7 +58,7 @@ def test_a_cap_stops_a_run_until_it_is_raised(page: Page, server: Server, artifa
         timeout=30_000
     )
     page.get_by_role("link", name="Detect").click()
-    page.get_by_role("button", name="zidane.jpg").click()
+    page.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(page)
     expect(page.get_by_text("the account's cap of 0.500 a day leaves 0.500 for today")).to_be_visible(timeout=30_000)
     assert balance(page) == "20.000"
@@ -68,7 +68,7 @@ def test_a_cap_stops_a_run_until_it_is_raised(page: Page, server: Server, artifa
     expect(page.get_by_text("Saved. A day: 5.000 tokens")).to_be_visible(timeout=30_000)
     page.get_by_role("link", name="Detect").click()
     if run_button(page).count() == 0:
-        page.get_by_role("button", name="zidane.jpg").click()
+        page.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(page)
     run_button(page).click()
     wait_for_results(page)
@@ -183,7 +183,7 @@ def test_a_viewer_joins_sees_everything_and_spends_nothing(
     settle(other)
     assert "invite" not in other.url, "a used code does not stay in the address"
     assert balance(other) == "19.750"
-    other.get_by_role("button", name="zidane.jpg").click()
+    other.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(other)
     expect(other.get_by_text("0.600").first).to_be_visible(timeout=30_000)
     clickable = [button for button in run_button(other).all() if button.is_enabled()]
@@ -327,7 +327,7 @@ def test_a_kept_head_proves_that_nothing_was_changed(page: Page, tmp_path: Path,
         verify(kept)
         expect(page.get_by_text("Entry 2 is not the one that was sealed")).to_be_visible(timeout=30_000)
         page.get_by_test_id("stSidebar").get_by_text("简体中文").click()
-        expect(page.get_by_role("heading", name="账户")).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("heading", name="账户", exact=True)).to_be_visible(timeout=30_000)
         settle(page)
         page.locator(".st-key-verify_balance").get_by_role("button").click()
         expect(page.get_by_text("第 2 条分录与封存时不符")).to_be_visible(timeout=30_000)

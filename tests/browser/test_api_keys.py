@@ -168,9 +168,9 @@ def test_a_key_is_rotated_and_revoked(page: Page, server: Server, artifacts: Pat
     dialog.get_by_role("button", name="Rotate").click()
     secret = fresh_secret(page)
     assert secret != made.secret
-    expect(page.get_by_text("The old secret ends 20")).to_be_visible()
+    expect(page.get_by_text("The old secret ends")).to_be_visible()
     expect(cards(page)).to_have_count(2)
-    expect(cards(page).nth(1)).to_contain_text("being replaced until 20")
+    expect(cards(page).nth(1)).to_contain_text("being replaced until")
     expect(cards(page).nth(1).get_by_role("button", name="Rotate")).to_have_count(0)
     with behind(server) as app:
         old, new = (api_keys.authenticate(app, one, None) for one in (made.secret, secret))
@@ -249,7 +249,7 @@ def test_the_calls_run_as_they_stand(browser: Browser, server: Server, image_url
     open_page(page, server)
     assert balance(page) == "19.250", "the same picture is paid once, however often and by whichever way it comes"
     expect(cards(page)).to_contain_text("0.750 tokens")
-    expect(cards(page)).to_contain_text("last used 20")
+    expect(cards(page)).to_contain_text("last used")
     context.close()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import time
 import urllib.request
 from pathlib import Path
@@ -11,11 +13,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from core.inference.weights import hash_file
 from tests.browser.conftest import Server, settle, sign_up
 from tests.browser.test_corrections import click_row
 from tests.browser.test_journey import fits, new_context
 from tests.conftest import MODEL
 from tests.other_weights import make_other_weights
+from tests.quantized import make_small
 
 pytestmark = pytest.mark.browser
 OWN = "helmets-2"
@@ -43,12 +47,16 @@ def wait_for_version(server: Server, *, after: str = "") -> str:
 def test_a_model_is_added_replaced_and_rolled_back(
     browser: Browser, server: Server, artifacts: Path, tmp_path: Path
 ) -> None:
-    """A file that is no checkpoint is refused in words; a real one is offered; its second version goes back."""
+    """A file that is no checkpoint is refused in words, and so is a damaged quantized one; a real one is offered; its
+    second version goes back; of a quantized version the page says what it loses."""
     weights = [tmp_path / f"{number}.pt" for number in (1, 2)]
     for number, path in enumerate(weights):
         make_other_weights(server.data_dir / "weights" / f"{MODEL}.pt", path, seed=number)
     wrong = tmp_path / "wrong.pt"
     wrong.write_bytes(b"no checkpoint")
+    small = make_small(tmp_path / "small.openvino")
+    damaged = tmp_path / "damaged.openvino"
+    damaged.write_bytes(small.read_bytes() + b"x")
     context = new_context(browser)
     page = context.new_page()
     sign_up(page, server.url, "operator@example.com")
@@ -64,6 +72,12 @@ def test_a_model_is_added_replaced_and_rolled_back(
     panel(page).locator("input[type=file]").set_input_files(wrong)
     panel(page).get_by_role("button", name="Add the model").click()
     expect(panel(page).get_by_text("This file does not run as a detection model here.")).to_be_visible(timeout=60_000)
+    panel(page).locator("input[type=file]").set_input_files(damaged)
+    expect(panel(page).get_by_text("damaged.openvino")).to_be_visible(timeout=60_000)
+    panel(page).get_by_role("button", name="Add the model").click()
+    expect(panel(page).get_by_text("This quantized file is not one that is served here: ")).to_be_visible(
+        timeout=60_000
+    )
     panel(page).locator("input[type=file]").set_input_files(weights[0])
     expect(panel(page).get_by_text("1.pt")).to_be_visible(timeout=60_000)
     panel(page).get_by_role("button", name="Add the model").click()
@@ -82,11 +96,21 @@ def test_a_model_is_added_replaced_and_rolled_back(
     )
     second = wait_for_version(server, after=first)
 
+    quantized = hash_file(small)
+    kept = server.data_dir / "weights" / "versions" / OWN / f"{quantized}.openvino"
+    shutil.copyfile(small, kept)
+    os.utime(kept, (1, 1))  # the oldest, so the last
     page.reload()
     page.get_by_role("tab", name="Models").click()
     settle(page)
     click_row(panel(page).get_by_test_id("stDataFrame").first, OWN_ROW)
     expect(panel(page).get_by_role("button", name="Roll back")).to_be_disabled(timeout=30_000)
+    expect(
+        panel(page).get_by_text(
+            f"Version {quantized[:12]} is INT8. Its file says that it was made from 5f5f5f5f5f5f, and finds 41 of 43"
+        )
+    ).to_be_visible()
+    page.screenshot(path=artifacts / "models-int8.png", full_page=True)
     click_row(panel(page).get_by_test_id("stDataFrame").nth(1), 1)
     panel(page).get_by_role("button", name="Roll back").click()
     expect(dialog.get_by_text(f"Put version {first} of Helmets in service again?")).to_be_visible()

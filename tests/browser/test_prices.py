@@ -56,7 +56,7 @@ def expire_quotes(server: Server) -> None:
 def preview_zidane(page: Page, server: Server, email: str) -> None:
     """Somebody new looks at the price of one sample: 0.600."""
     sign_up(page, server.url, email)
-    page.get_by_role("button", name="zidane.jpg").click()
+    page.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(page)
     expect(run_button(page)).to_have_text(re.compile(r"Run — 0\.600 tokens"), timeout=30_000)
 
@@ -69,7 +69,7 @@ def test_batch_discount_is_shown_as_a_sum_and_charged(browser: Browser, server: 
     upload_distinct(page, 9)
     expect(page.get_by_text("Add 1 picture and the batch gets 5 % off.")).to_be_visible(timeout=60_000)
     expect(run_button(page)).to_have_text(re.compile(r"Run — 6\.750 tokens"))
-    page.get_by_role("button", name="zidane.jpg").click()
+    page.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(page)
     expect(page.get_by_text("List price 7.350 − 0.363 (5 % batch discount) = 6.987 tokens")).to_be_visible(
         timeout=60_000
@@ -191,7 +191,7 @@ def test_a_cap_that_would_be_passed_blocks_the_button(browser: Browser, server: 
             spending.set_caps(session, account_id.scalar_one(), day_cap_mt=cap_mt, month_cap_mt=None)
 
     set_cap(500)
-    page.get_by_role("button", name="bus.jpg").click()
+    page.get_by_role("button", name="bus.jpg", exact=True).click()
     settle(page)
     expect(page.get_by_text("the account's cap of 0.500 a day leaves 0.500 for today")).to_be_visible(timeout=30_000)
     blocked = page.get_by_role("button", name=re.compile(r"Run — 1\.350 tokens"))
@@ -199,11 +199,11 @@ def test_a_cap_that_would_be_passed_blocks_the_button(browser: Browser, server: 
     blocked.scroll_into_view_if_needed()
     page.screenshot(path=artifacts / "prices-capped.png")
     set_cap(None)
-    page.get_by_role("button", name="bus.jpg").click()
+    page.get_by_role("button", name="bus.jpg", exact=True).click()
     settle(page)
     expect(run_button(page)).to_be_enabled(timeout=30_000)
     set_cap(500)
-    page.get_by_role("button", name="bus.jpg").click()
+    page.get_by_role("button", name="bus.jpg", exact=True).click()
     settle(page)
     page.get_by_role("button", name="Change the caps").click()
     expect(page.get_by_role("heading", name="Account")).to_be_visible(timeout=30_000)
@@ -216,7 +216,7 @@ def test_a_viewer_sees_the_price_and_cannot_run(browser: Browser, server: Server
     page = context.new_page()
     preview_zidane(page, server, "viewer@example.com")
     change(server, "UPDATE user_ SET role = 'viewer' WHERE email = 'viewer@example.com'")
-    page.get_by_role("button", name="bus.jpg").click()
+    page.get_by_role("button", name="bus.jpg", exact=True).click()
     settle(page)
     blocked = page.get_by_role("button", name=re.compile(r"Run — 1\.350 tokens \(members only\)"))
     expect(blocked).to_be_disabled(timeout=30_000)
@@ -235,7 +235,7 @@ def test_a_click_on_a_button_of_before_the_rise_buys_nothing_dearer(browser: Bro
         other = context.new_page()
         other.goto(server.url)
         expect(other.locator("input[type=file]")).to_have_count(1, timeout=60_000)
-        other.get_by_role("button", name="zidane.jpg").click()
+        other.get_by_role("button", name="zidane.jpg", exact=True).click()
         expect(run_button(other)).to_have_text(re.compile(r"Run — 2\.400 tokens"), timeout=30_000)
         run_button(page).click()
         wait_for_results(page)

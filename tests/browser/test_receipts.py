@@ -54,7 +54,7 @@ def test_a_charge_leads_to_its_receipt(browser: Browser, server: Server, artifac
     open_receipts(page)
     expect(page.get_by_text("every charge gets a receipt here")).to_be_visible()
     page.get_by_role("link", name="Detect").first.click()
-    page.get_by_role("button", name="zidane.jpg").click()
+    page.get_by_role("button", name="zidane.jpg", exact=True).click()
     settle(page)
     run_button(page).click()
     wait_for_results(page)

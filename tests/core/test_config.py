@@ -82,3 +82,30 @@ def test_wrong_database_url(url: str) -> None:
     """A URL that SQLAlchemy cannot use is a sentence about the setting, not a traceback."""
     with pytest.raises(ConfigError, match="VISIONMETER_DATABASE_URL"):
         Database(url)
+
+
+@pytest.mark.parametrize(
+    ("named", "values"),
+    [
+        ("OIDC_ISSUER", {"OIDC_ISSUER": "http://login.example.com"}),
+        ("OIDC_ISSUER", {"OIDC_ISSUER": "login.example.com"}),
+        ("PUBLIC_URL", {"OIDC_ISSUER": "https://login.example.com", "PUBLIC_URL": "javascript:alert(1)"}),
+        ("OIDC_CLIENT_ID", {"OIDC_ISSUER": "https://login.example.com", "PUBLIC_URL": "https://vision.example.com"}),
+        ("PUBLIC_URL", {"OIDC_ISSUER": "https://login.example.com", "OIDC_CLIENT_ID": "visionmeter"}),
+        ("OIDC_CLIENT_SECRET_FILE", {"OIDC_CLIENT_SECRET_FILE": "/nowhere/secret"}),
+    ],
+)
+def test_half_an_identity_provider(monkeypatch: pytest.MonkeyPatch, named: str, values: dict[str, str]) -> None:
+    """An issuer without TLS, or with something missing, is named at the start."""
+    for name, value in values.items():
+        monkeypatch.setenv(f"VISIONMETER_{name}", value)
+    with pytest.raises(ConfigError, match=f"VISIONMETER_{named}"):
+        load_settings()
+
+
+def test_the_secret_of_a_file(tmp_path: Path) -> None:
+    """It is read from the file, and never among what settings show of themselves."""
+    (tmp_path / "secret").write_text("of-the-file\n")
+    read = Settings(_env_file=None, oidc_client_secret_file=str(tmp_path / "secret"))
+    assert read.oidc_client_secret.get_secret_value() == "of-the-file"
+    assert "of-the-file" not in repr(read)

@@ -63,3 +63,26 @@ def test_ambiguous_numbers_are_refused(text: str) -> None:
     """A comma that could be a decimal one, and other spellings that a person may mean differently, are no amount."""
     with pytest.raises(ValueError, match=r"."):
         money.parse_tokens(text)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "minor"),
+    [("1.50", "CNY", 150), ("150", "JPY", 150), ("1.005", "KWD", 1005), ("0", "CNY", 0), ("-2", "CNY", -200)],
+)
+def test_minor_units(amount: str, currency: str, minor: int) -> None:
+    """As many decimals as the currency has coins for, there and back."""
+    assert money.to_minor(Decimal(amount), currency) == minor
+    assert money.from_minor(minor, currency) == Decimal(amount)
+
+
+@pytest.mark.parametrize(("amount", "currency"), [("0.005", "CNY"), ("0.5", "JPY")])
+def test_no_coin_is_that_small(amount: str, currency: str) -> None:
+    """An amount between two coins is refused and never rounded."""
+    with pytest.raises(ValueError, match=currency):
+        money.to_minor(Decimal(amount), currency)
+
+
+@pytest.mark.parametrize(("amount_mt", "count", "mean"), [(10, 4, 3), (9, 4, 2), (1, 3, 0), (0, 5, 0), (7, 0, 0)])
+def test_a_mean_is_rounded_half_up(amount_mt: int, count: int, mean: int) -> None:
+    """What one of several costs, for display."""
+    assert money.mean_mt(amount_mt, count) == mean

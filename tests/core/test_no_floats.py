@@ -22,6 +22,7 @@ from sqlmodel import SQLModel
 import core.identity.tables
 import core.jobs.tables
 import core.ledger.tables
+import core.payments.card_tables
 import core.payments.tables
 import core.pricing.tables
 import core.usage.tables  # noqa: F401  # registers the tables

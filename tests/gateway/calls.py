@@ -27,7 +27,8 @@ from core.fetch.fetch import Fetcher
 from core.geometry import NetworkInput
 from core.identity.tables import User
 from core.inference.images import Pixels
-from core.inference.pipeline import letterbox
+from core.inference.pipeline import prepare
+from core.inference.registry import Model
 from core.inference.replicas import Replica
 from core.services import account_view, api_keys, audit, sign_in
 from core.services.api_key_settings import KeySettings
@@ -36,7 +37,7 @@ from core.services.job_runner import JobRunner
 from gateway.main import gateway_routes
 from gateway.observe import Observe
 from gateway.problems import add_handlers
-from tests.conftest import PASSWORD, empty_database
+from tests.conftest import PASSWORD, migrated_database
 
 if TYPE_CHECKING:
     from core.inference.engine import Engine
@@ -152,7 +153,7 @@ def open_gateway(
     kind: str, folder: Path, weights_dir: Path, engine: Engine, *, fetcher: Fetcher | None = None, **changes: Any
 ) -> Iterator[Gateway]:
     """The gateway with a runner on `sqlite` or `postgresql`; rates are out of the way unless `changes` say more."""
-    with empty_database(kind, folder) as database_url:
+    with migrated_database(kind, folder) as database_url:
         values: dict[str, Any] = {
             "data_dir": folder / "data",
             "weights_dir": weights_dir,
@@ -201,8 +202,8 @@ def failing_model(side_px: int) -> Iterator[None]:
     forward = Replica.forward
     doomed: list[Pixels] = []
 
-    def remember(pixels: Pixels, img_size: int) -> tuple[Pixels, NetworkInput]:
-        padded, shape = letterbox(pixels, img_size)
+    def remember(pixels: Pixels, img_size: int, model: Model) -> tuple[Pixels, NetworkInput]:
+        padded, shape = prepare(pixels, img_size, model)
         if pixels.shape[1] == side_px:
             doomed.append(padded)
         return padded, shape
@@ -213,7 +214,7 @@ def failing_model(side_px: int) -> Iterator[None]:
         return forward(self, padded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.inference.engine.letterbox", remember)
+        patch.setattr("core.inference.engine.prepare", remember)
         patch.setattr(Replica, "forward", fail_or_run)
         yield
 

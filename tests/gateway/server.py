@@ -21,7 +21,7 @@ from core.config import Settings
 from core.services import api_keys, sign_in
 from core.services.api_key_settings import KeySettings
 from core.services.application import open_application
-from tests.conftest import PASSWORD
+from tests.conftest import PASSWORD, place_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120
@@ -96,6 +96,7 @@ def gateway_server(
         **settings,
     }
     env = {**os.environ, "YOLO_OFFLINE": "true", **{f"VISIONMETER_{k.upper()}": str(v) for k, v in values.items()}}
+    place_weights(Path(values["weights_dir"]))
     port = port or _free_port()
     arguments = ["uvicorn", "gateway.main:app", "--host", host, "--port", str(port), "--no-access-log"]
     command = ["-m", *arguments] if not instant else ["bench/gateway_server.py", "gateway", "--port", str(port)]

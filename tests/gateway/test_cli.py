@@ -281,16 +281,16 @@ def test_no_database_is_made(command: list[str], tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_nothing_is_migrated(
-    database_url: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_database_url: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database without a ledger is an error with the next step, and gets no table."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "visionmeter.db").touch()
-    monkeypatch.setenv("VISIONMETER_DATABASE_URL", database_url)
+    monkeypatch.setenv("VISIONMETER_DATABASE_URL", empty_database_url)
     outcome = CliRunner().invoke(cli.app, ["ledger", *command])
     assert (outcome.exit_code, outcome.stdout) == (NOT_CHECKED, "")
     assert "start VisionMeter once" in outcome.stderr
-    db = Database(database_url)
+    db = Database(empty_database_url)
     with db.read() as session:
         query = (
             "sqlite_master" if db.engine.dialect.name == "sqlite" else "pg_tables WHERE schemaname = current_schema()"

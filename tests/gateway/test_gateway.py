@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from core import errors
 from core.config import SESSION_COOKIE
 from core.errors import VisionMeterError
-from core.services import sign_in
+from core.services import media, sign_in
 from core.services.application import Application, set_current
 from gateway.guard import FORM_BYTES, PortalGuard
 from gateway.main import create_api
@@ -32,8 +32,11 @@ ORIGIN = "http://testserver"
 
 # Codes that no program can meet over HTTP yet, or whose status is the plain 400 on purpose.
 PLAIN_400 = {
+    "backup_refused",
     "error",
+    "bad_code",
     "bad_credentials",
+    "bad_signature",
     "bad_ticket",
     "config",
     "email_taken",
@@ -41,6 +44,9 @@ PLAIN_400 = {
     "invalid_amount",
     "invalid_email",
     "no_rate",
+    "oidc_refused",
+    "second_factor_needed",
+    "sign_in_step_ended",
     "voucher_expired",
     "voucher_not_found",
     "voucher_used",
@@ -305,3 +311,23 @@ def test_websockets_come_from_our_own_pages() -> None:
             guarded.websocket_connect("/_stcore/stream", headers={"Origin": origin}),
         ):
             pass
+
+
+def test_files_of_pages_are_for_whom_they_were_shown_to(client: TestClient, app: Application, ticket: str) -> None:
+    """Signed out, and signed in as another, there is no such file; fonts, and what everybody is shown, open for all."""
+    mine, theirs, outside = (TestClient(PortalGuard(_echo), base_url=ORIGIN) for _ in range(3))
+    for guarded, who in ((mine, ticket), (theirs, sign_in.sign_up(app, "bob@example.com", PASSWORD))):
+        answer = client.post("/session", headers={"Origin": ORIGIN}, content=json.dumps({"ticket": who}))
+        guarded.cookies.set(SESSION_COOKIE, answer.cookies[SESSION_COOKIE])
+    owner = sign_in.signed_in_user(app, mine.cookies[SESSION_COOKIE])
+    assert owner is not None
+    media.note_shown("1" * 56, owner.id)
+    media.note_shown("2" * 56, None)
+    media.note_same("1" * 56, "3" * 56)
+    for name, expected in (("1", (200, 404, 404)), ("2", (200, 200, 200)), ("3", (200, 404, 404)), ("4", (404,) * 3)):
+        for path in (f"/media/{name * 56}.png", f"/base/media/{name * 56}.csv", f"/media/{name * 56}"):
+            assert tuple(one.get(path).status_code for one in (mine, theirs, outside)) == expected, path
+    assert outside.get("/static/media/icons.woff2").text == "passed on"
+    assert mine.get(f"/media/{'1' * 56}.png").headers["Cache-Control"].startswith("private")
+    assert theirs.get(f"/media/{'1' * 56}.png").headers["Cache-Control"] == "no-store"
+    assert mine.get("/_stcore/metrics").status_code == 404

@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 
 from core.config import SESSION_COOKIE
+from core.mail import outbox
 from core.services import my_data, sign_in
 from tests.conftest import PASSWORD
 from tests.gateway.calls import Customer, Gateway
@@ -38,15 +39,19 @@ def test_it_has_all_that_was_done(gateway: Gateway, photo_bytes: dict[str, bytes
     customer = gateway.customer()
     answer = customer.detect(photo_bytes["bus.jpg"]).json()
     customer.detect(b"no picture")
+    with gateway.app.db.write() as session:
+        outbox.put_mail(session, "reset", customer.user.email)
     files = take_files(customer)
     assert set(files) == {
         *("README.txt", "profile.json", "api_keys.json", "transactions.csv", "receipts.csv"),
-        *("usage.csv", "runs.jsonl", "activity.csv"),
+        *("payments.csv", "invoices.json", "usage.csv", "runs.jsonl", "activity.csv"),
     }
     assert all(name in files["README.txt"] for name in files if name != "README.txt")
     profile = json.loads(files["profile.json"])
     left = Decimal(str(answer["usage"]["remaining_tokens"]))
     assert (profile["email"], Decimal(profile["account"]["settled"])) == (customer.user.email, left)
+    assert (profile["email_verified_at"], profile["welcome_due_since"]) == (None, None)
+    assert [mail["kind"] for mail in profile["mails"]] == ["reset"]
     (run,) = [json.loads(line) for line in files["runs.jsonl"].splitlines()]
     (image,) = run["images"]
     assert image["status"] == "charged"

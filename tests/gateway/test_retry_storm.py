@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from core.db import Database
 from core.services import audit
-from tests.conftest import empty_database
+from tests.conftest import migrated_database
 from tests.gateway.hostile_images import png
 from tests.gateway.server import GatewayServer, gateway_server, make_key
 
@@ -50,9 +50,8 @@ class Client:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GatewayServer]:
     """The gateway on each kind of database with an engine that takes no time; so many wait that some must come back."""
-    with empty_database(request.param, tmp_path) as url:
+    with migrated_database(request.param, tmp_path) as url:
         settings = {"rate_requests_per_s": 10_000, "rate_images_per_minute": 100_000, "engine_queue_max": 128}
-        (tmp_path / "data").mkdir()
         with gateway_server(tmp_path / "data", instant=True, database_url=url, log_level="ERROR", **settings) as server:
             yield server
 

@@ -1,4 +1,4 @@
-"""Models for masks, key points and oriented boxes through the gateway: one charge, a receipt, every format."""
+"""Models of every other task than boxes through the gateway: one charge, a receipt, every format."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from tests.gateway.calls import Gateway, open_gateway
 if TYPE_CHECKING:
     from core.inference.engine import Engine
 
-# α · 640 · 480 / 640² · β, of the published list 2026-11-4.
+# α · 640 · 480 / 640² · β, of the published list 2026-11-5.
 PRICES = {"yolov8s-seg": "1.050", "yolov8s-pose": "0.788", "yolov8s-obb": "0.788"}
 PARTS = {"yolov8s-seg": {"mask", "polygons"}, "yolov8s-pose": {"keypoints"}, "yolov8s-obb": {"corners"}}
 
 
 @pytest.fixture(scope="module")
 def tasks(
-    tmp_path_factory: pytest.TempPathFactory, weights_dir: Path, task_weights: dict[str, Path], engine: Engine
+    tmp_path_factory: pytest.TempPathFactory,
+    weights_dir: Path,
+    task_weights: dict[str, Path],
+    class_weights: Path,
+    engine: Engine,
 ) -> Iterator[Gateway]:
     """The gateway with a model of each task."""
     folder = tmp_path_factory.mktemp("tasks-gateway")
     weights = folder / "weights"
     weights.mkdir()
     (weights / "yolov8s-fall.pt").symlink_to(weights_dir / "yolov8s-fall.pt")
-    for path in task_weights.values():
+    for path in (*task_weights.values(), class_weights):
         (weights / path.name).symlink_to(path)
     # A network for boxes under the name of a model for masks.
     (weights / "yolov8n-seg.pt").symlink_to(weights_dir / "yolov8s-fall.pt")
@@ -50,7 +54,7 @@ def test_a_run_from_price_to_receipt(tasks: Gateway, photo_bytes: dict[str, byte
     customer = tasks.customer()
     bus = photo_bytes["bus.jpg"]
     quote = customer.run("/quotes", {"bus.jpg": bus}, model=model, img_size=640).json()
-    assert (Decimal(str(quote["tokens"])), quote["price_version"]) == (Decimal(PRICES[model]), "2026-11-4")
+    assert (Decimal(str(quote["tokens"])), quote["price_version"]) == (Decimal(PRICES[model]), "2026-11-5")
     answer = customer.detect(bus, model=model, img_size=640)
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -93,11 +97,54 @@ def test_stored_in_every_form(tasks: Gateway, photo_bytes: dict[str, bytes], mod
     assert 0 < len(fewer) < count
 
 
+def test_classes_of_whole_pictures(tasks: Gateway, photo_bytes: dict[str, bytes]) -> None:
+    """Charged for a square, whatever the picture; the answer has classes without boxes, and the receipt agrees."""
+    customer = tasks.customer()
+    bus = photo_bytes["bus.jpg"]
+    quote = customer.run("/quotes", {"bus.jpg": bus}, model="yolov8n-cls", img_size=320).json()
+    assert (quote["images"][0]["input_height"], quote["images"][0]["input_width"]) == (320, 320)
+    answer = customer.detect(bus, model="yolov8n-cls", img_size=320, confidence=0.05)
+    body = answer.json()
+    # α · 320² / 640² · 0.25, and at least three decimals of it.
+    assert (quote["tokens"], body["usage"]["tokens"]) == (0.063, 0.063)
+    assert [set(one) for one in body["predictions"]] == [{"class", "name", "confidence"}] * len(body["predictions"])
+    assert body["predictions"]
+    jsonschema.validate(body, DetectOut.model_json_schema())
+    assert read(DetectionResult, load_json(answer.text)).predictions[0].box is None
+    document = customer.get(f"/receipts/{body['usage']['receipt_id']}").json()
+    assert document["recomputation"]["agrees"]
+    path = f"/results/{body['id']}"
+    assert len(customer.get(f"{path}?format=csv&confidence=0.05").text.splitlines()) == len(body["predictions"]) + 1
+    drawn = cv2.imdecode(np.frombuffer(customer.get(f"{path}?annotated=png").content, np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape == (1080, 810, 3)
+    refused = customer.get(f"{path}?format=coco")
+    assert (refused.status_code, refused.json()["code"]) == (422, "format_not_applicable")
+
+
+def test_a_format_of_boxes_takes_nothing(tasks: Gateway, photo_bytes: dict[str, bytes]) -> None:
+    """Classes in COCO's form are refused before anything is paid, for one picture and for many; tiles, too."""
+    customer = tasks.customer()
+    bus = photo_bytes["bus.jpg"]
+    options = {"model": "yolov8n-cls", "img_size": 320}
+    for answer in (
+        customer.detect(bus, format="coco", **options),
+        customer.run("/batch", {"bus.jpg": bus}, format="yolo", **options),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "format_not_applicable")
+    assert customer.detect(bus, tile_px=320, **options).json()["code"] == "invalid_tile_px"
+    assert customer.get("/balance").json()["tokens"] == 20.0
+
+
 def test_models_say_their_task(tasks: Gateway) -> None:
     """The list of models names what each finds."""
     listed = {model["name"]: model["task"] for model in tasks.customer().get("/models").json()}
     assert (listed["yolov8s-fall"], listed["yolo11n"]) == ("detect", "detect")
-    assert [listed[f"yolov8x-{suffix}"] for suffix in ("seg", "pose", "obb")] == ["segment", "pose", "obb"]
+    assert [listed[f"yolov8x-{suffix}"] for suffix in ("seg", "pose", "obb", "cls")] == [
+        "segment",
+        "pose",
+        "obb",
+        "classify",
+    ]
 
 
 def test_weights_of_another_task_take_nothing(tasks: Gateway, photo_bytes: dict[str, bytes]) -> None:

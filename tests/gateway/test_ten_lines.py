@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ import cv2
 import pytest
 import requests
 
-from core.config import Settings
+from core.config import ROOT, Settings
 from core.inference.images import decode_image, encode_png
 from core.services import audit
 from core.services.application import open_application
@@ -108,6 +109,27 @@ def test_the_same_call_with_real_weights(server: GatewayServer, pictures: str) -
         assert 0 <= box["y1"] < box["y2"] <= 1080
     # 480 × 640 pixels of network input at β = 1.
     assert answer.json()["usage"]["tokens"] == 0.75
+
+
+def test_the_calls_of_the_help(server: GatewayServer, pictures: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help's calls run as they stand, but for host, key and address: paid once, quoted free, answered again."""
+    text = (ROOT / "docs" / "help" / "en" / "api.md").read_text("utf-8")
+    lines = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    names: dict[str, Any] = {}
+    for written, meant in (
+        ("http://localhost:8501", server.url),
+        ("vm_…", make_key(server, tokens=20)),
+        ("https://ultralytics.com/images", pictures),
+    ):
+        assert written in lines
+        lines = lines.replace(written, meant)
+    exec(lines, names)  # these lines are what is tested
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+ objects for 0\.75 tokens", printed[0])
+    assert printed[1] == "19.25 tokens are left"
+    assert printed[2].startswith("0.0 tokens, binding until ")
+    assert names["job"]["id"].startswith("job_")
+    assert printed[3] == "True true"
 
 
 def test_short_balance(server: GatewayServer, pictures: str) -> None:

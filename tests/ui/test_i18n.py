@@ -26,7 +26,8 @@ PO = ROOT / "ui" / "locales" / "zh_CN" / "visionmeter.po"
 SAME_IN_CHINESE = {"VIP": "the Chinese say it, too"}
 
 # Messages that the code computes; each is covered by a test of its own.
-COMPUTED = {"ready[name].classes"}
+# The second is a dictionary of marked words.
+COMPUTED = {"ready[name].classes", "KIND_WORDS[kind]"}
 
 # Literals that people read and that are not translated.
 BARE = {
@@ -34,6 +35,7 @@ BARE = {
     "VisionMeter": "the name of the product",
     "Language · 语言": "the name of the language switch, in both languages at once",
     "ABCD-EFGH-JKMN-PQRS": "the shape of a voucher code",
+    "VM-7K3Q-9DHF": "the shape of a payment's reference",
     "PNG": "the name of a format",
     "JSON": "the name of a format",
     "PDF": "the name of a format",
@@ -65,8 +67,12 @@ NEVER_IN_THE_PORTAL = {
     "error": "the base class; nothing raises it",
     "image_refused": "the base class of the refusals; each refusal has its own code",
     "charge_key_taken": "submit_quote turns it into a picture that waits for the first one",
+    "oidc_refused": "the address of the sign-in page carries its reason, which ui/oidc.py has words for",
+    "second_factor_needed": "the portal asks for the code instead",
     "unauthorized": "the portal shows its sign-in page instead",
     "calibration_refused": "an operator's command",
+    "quantization_refused": "an operator's command",
+    "backup_refused": "an operator's command",
     "config": "stops the start, before there is a portal",
     "invalid_request": "a program's body or parameters; the portal has widgets",
     "request_too_large": "a program's body; the portal's uploader has its own limit",
@@ -74,7 +80,7 @@ NEVER_IN_THE_PORTAL = {
     "unsupported_body": "a program's body",
     "rate_limited": "limits for programs",
     "too_many_stored_pictures": "only programs let pictures wait with a quote",
-    "webhook_url_refused": "only programs name an address for webhooks",
+    "bad_signature": "a message of Stripe's",
     "delivery_not_found": "only programs look at webhook messages",
     "result_not_found": "the portal reads results through their run",
     "key_model_not_allowed": "a limit of an API key",

@@ -19,7 +19,7 @@ from core.ledger.seal import Head
 from core.money import format_tokens
 from core.services.application import Application, set_current
 from core.services.statement import KindTotal, Statement, StatementLine, build_statement, month_bounds
-from ui import i18n, statement_pdf
+from ui import i18n, pdf_sheet, statement_pdf
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 HEAD = Head("acct_1", 1_234_567, "ab" * 32)
@@ -37,7 +37,8 @@ def _settings() -> Iterator[None]:
 def language(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each language of the portal."""
     monkeypatch.setattr(i18n, "language", lambda: request.param)
-    monkeypatch.setattr(statement_pdf, "language", lambda: request.param)
+    monkeypatch.setattr("ui.format.language", lambda: request.param)
+    monkeypatch.setattr(pdf_sheet, "language", lambda: request.param)
     return str(request.param)
 
 

@@ -12,6 +12,8 @@ import torch
 
 from core.errors import WeightsRefusedError
 from core.inference.backends.network import Network
+from core.inference.onnx_file import is_onnx
+from core.inference.quantized_file import is_quantized
 from core.inference.registry import ModelVersion
 from core.inference.weights import require_task
 
@@ -67,13 +69,23 @@ def open_networks(
     """What opens the network of a version on a device; converted ones are kept in `cache_dir`.
 
     `auto` takes the first of the `preferred` that works on a processor, and torch where none does and on every other
-    device. `core.inference.backends.probe` measures which is the fastest here.
+    device. `core.inference.backends.probe` measures which is the fastest here. An ONNX file, which torch does not run,
+    computes on the processor in one of `ON_PROCESSORS`, whatever the device and the setting are; a quantized one in
+    OpenVINO alone.
     """
     cores = count_cores()
 
+    def names_for(version: ModelVersion) -> Sequence[str]:
+        wanted = (backend,) if backend != "auto" else (*(preferred if device.type == "cpu" else ()), "torch")
+        if is_quantized(version.path):
+            return ("openvino",)
+        if is_onnx(version.path):
+            return tuple(dict.fromkeys((*(name for name in wanted if name in ON_PROCESSORS), *ON_PROCESSORS)))
+        return wanted
+
     def open_network(version: ModelVersion) -> Network:
-        wanted = (backend,) if backend != "auto" else preferred if device.type == "cpu" else ()
-        for name in wanted:
+        *names, last = names_for(version)
+        for name in names:
             try:
                 return open_backend(name, version, device=device, cache_dir=cache_dir, cores=cores)
             except WeightsRefusedError:
@@ -81,9 +93,7 @@ def open_networks(
             except Exception as error:
                 # A package that is not there, a network that it cannot convert, a folder that cannot be written: the
                 # next one serves.
-                if backend != "auto":
-                    raise
                 log.warning("%s cannot run %s: %s", name, version.model.name, error)
-        return open_backend("torch", version, device=device, cache_dir=cache_dir, cores=cores)
+        return open_backend(last, version, device=device, cache_dir=cache_dir, cores=cores)
 
     return open_network

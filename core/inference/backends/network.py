@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,16 @@ class NetworkFacts:
     keypoint_shape: tuple[int, int] | None = None
 
 
+def compute_each(forward: Callable[[NDArray[np.float32]], Arrays], batch: NDArray[np.float32]) -> Arrays:
+    """A batch `(B, 3, H, W)` picture by picture, for a graph that came as a file: it may mix the pictures of a batch,
+    and so show one customer what was found for another. Raises `ValueError` where one does not give one row each.
+    """
+    each = [forward(batch[index : index + 1]) for index in range(len(batch))]
+    if any(output.shape[:1] != (1,) for outputs in each for output in outputs):
+        raise ValueError("the network gives other than one row for a picture")
+    return [np.concatenate(outputs) for outputs in zip(*each, strict=True)]
+
+
 class Network(Protocol):
     """Weights ready to compute on one device. Thread-safe: as many calls as it has `streams` gain from running at once,
     and more of them wait.
@@ -32,7 +42,7 @@ class Network(Protocol):
 
     facts: NetworkFacts
     backend: str  # "openvino", "onnxruntime" or "torch"
-    precision: str  # "fp32" or "fp16"
+    precision: str  # "fp32", "fp16" or "int8"
     streams: int
 
     @property

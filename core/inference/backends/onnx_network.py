@@ -1,4 +1,7 @@
-"""ONNX Runtime: a fall-back on CPUs, in FP32. Exported once from torch and kept on disk."""
+"""ONNX Runtime: a fall-back on CPUs, in FP32.
+
+Weights of torch are exported once and kept on disk; ONNX files are taken as they are.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,33 @@ from numpy.typing import NDArray
 
 from core.inference.backends.converted import Recipe, converted
 from core.inference.backends.head import load_flat
-from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.backends.network import Arrays, NetworkFacts, compute_each
 from core.inference.memory import return_freed
+from core.inference.onnx_file import INPUT, inspect_onnx, is_onnx
 from core.inference.weights import require_weights
 
 if TYPE_CHECKING:
     import onnxruntime
 
 MODEL_FILE = "model.onnx"
-INPUT = "images"
 OPSET = 17
 TRACE_SHAPE = (1, 3, 320, 256)
 
 
 class OnnxNetwork:
-    """A network in ONNX Runtime. One session serves calls at once; they share its threads."""
+    """A network in ONNX Runtime. One session serves calls at once; they share its threads.
+
+    `from_graph`: an operator gave its graph, and so it meets one picture at a time (`compute_each`).
+    """
 
     backend = "onnxruntime"
     precision = "fp32"
 
-    def __init__(self, model_file: Path, facts: NetworkFacts, *, cores: int) -> None:
+    def __init__(self, model_file: Path, facts: NetworkFacts, *, cores: int, from_graph: bool = False) -> None:
         import onnxruntime
 
         self.facts = facts
+        self._from_graph = from_graph
         self.streams = cores
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cores
@@ -57,6 +64,9 @@ class OnnxNetwork:
 
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`."""
+        return compute_each(self._forward, batch) if self._from_graph else self._forward(batch)
+
+    def _forward(self, batch: NDArray[np.float32]) -> Arrays:
         outputs: Arrays = self._session.run(None, {INPUT: batch})
         return outputs
 
@@ -67,7 +77,7 @@ class OnnxNetwork:
 
 
 def open_onnx(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OnnxNetwork:
-    """The network of a weights file, exported if it is not in `cache_dir` yet.
+    """The network of a weights file, exported if it is no ONNX file and not in `cache_dir` yet.
 
     Raises `ImportError` without ONNX Runtime, `NotConvertibleError`, `WeightsRefusedError`, and `OSError` where the
     folder cannot be written.
@@ -75,6 +85,8 @@ def open_onnx(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OnnxNe
     import onnxruntime
 
     require_weights(path, sha256)
+    if is_onnx(path):
+        return OnnxNetwork(path, inspect_onnx(path), cores=cores, from_graph=True)
     versions = {
         "onnxruntime": str(onnxruntime.__version__),
         "onnx": importlib.metadata.version("onnx"),

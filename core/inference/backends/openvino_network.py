@@ -1,4 +1,7 @@
-"""OpenVINO: the fastest on most CPUs, in FP32. Converted once from torch, kept on disk, compiled at start."""
+"""OpenVINO: the fastest on most CPUs, in FP32, or in INT8 where the weights are quantized. Compiled at start.
+
+Weights of torch are converted once and kept on disk; ONNX files and quantized ones are taken as they are.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.errors import WeightsRefusedError
+from core.inference.backends.bounds import Bounds
 from core.inference.backends.converted import Recipe, converted
 from core.inference.backends.head import load_flat
-from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.backends.network import Arrays, NetworkFacts, compute_each
 from core.inference.memory import return_freed
+from core.inference.onnx_file import inspect_onnx, is_onnx
+from core.inference.quantized_file import PRECISION, is_quantized, read_quantized
 from core.inference.weights import require_weights
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ STREAMS_MAX = 16
 PREPARED_MAX = 1000
 MODEL_FILE = "model.xml"
 TRACE_SHAPE = (1, 3, 320, 256)
+WARM_PX = (64, 64)
 
 # The first calls of a process must not run at once: the binding initialises statics of C++ in them while it lets other
 # threads run, and two threads then wait for each other for ever (seen in 2 of 10 starts with 2026.4.1).
@@ -39,17 +47,30 @@ _first_calls = threading.Lock()
 
 
 class OpenVinoNetwork:
-    """A network in OpenVINO: compiled once for many calls, a core each, and once for a single call on all cores."""
+    """A network in OpenVINO: compiled once for many calls, a core each, and once for a single call on all cores.
+
+    `from_graph`: an operator gave its graph, and so it meets one picture at a time (`compute_each`). `bounds`
+    says for which shapes it may compute.
+    """
 
     backend = "openvino"
-    precision = "fp32"
 
-    def __init__(self, model_file: Path, facts: NetworkFacts, *, cores: int) -> None:
-        openvino = _openvino()
+    def __init__(
+        self,
+        model: ov.Model,
+        facts: NetworkFacts,
+        *,
+        cores: int,
+        precision: str = "fp32",
+        from_graph: bool = False,
+        bounds: Bounds | None = None,
+    ) -> None:
         self.facts = facts
+        self._from_graph = from_graph
+        self._bounds = bounds
+        self.precision = precision
         self.streams = min(cores, STREAMS_MAX)
-        core = openvino.Core()
-        model = core.read_model(model_file)
+        core = _openvino().Core()
         self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         with _first_calls:
             many = core.compile_model(model, "CPU", _settings(streams=self.streams, cores=cores))
@@ -71,6 +92,11 @@ class OpenVinoNetwork:
 
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`. A call that finds no other gets all cores; so does one that finds all streams busy."""
+        if self._bounds is not None:
+            self._bounds.require(*batch.shape[2:])
+        return compute_each(self._forward, batch) if self._from_graph else self._forward(batch)
+
+    def _forward(self, batch: NDArray[np.float32]) -> Arrays:
         with self._mutex:
             alone = None
             if self._calls == 0 or self._calls >= self.streams:
@@ -101,16 +127,53 @@ class OpenVinoNetwork:
 
 
 def open_openvino(path: Path, sha256: str, *, cache_dir: Path, cores: int) -> OpenVinoNetwork:
-    """The network of a weights file, converted if it is not in `cache_dir` yet.
+    """The network of a weights file, converted if it is one of torch and not in `cache_dir` yet.
 
     Raises `ImportError` without OpenVINO, `NotConvertibleError`, `WeightsRefusedError`, and `OSError` where the folder
-    cannot be written.
+    cannot be written. Quantized weights, which nothing else computes, raise `WeightsRefusedError` without OpenVINO.
     """
+    if is_quantized(path):
+        require_weights(path, sha256)
+        return _open_quantized(path, cores=cores)
+    model, facts = read_fp32(path, sha256, cache_dir=cache_dir)
+    return OpenVinoNetwork(model, facts, cores=cores, from_graph=is_onnx(path))
+
+
+def read_fp32(path: Path, sha256: str, *, cache_dir: Path) -> tuple[ov.Model, NetworkFacts]:
+    """OpenVINO's own network of weights of torch or ONNX, not compiled. Raises what `open_openvino` raises."""
     openvino = _openvino()
     require_weights(path, sha256)
+    if is_onnx(path):
+        facts = inspect_onnx(path)
+        return openvino.Core().read_model(path), facts
     recipe = Recipe(sha256, "openvino", "fp32", _versions(openvino))
     folder, facts = converted(recipe, cache_dir, lambda fresh: _convert(path, sha256, fresh))
-    return OpenVinoNetwork(folder / MODEL_FILE, facts, cores=cores)
+    return openvino.Core().read_model(folder / MODEL_FILE), facts
+
+
+def read_int8(graph: bytes, constants: bytes) -> ov.Model:
+    """A quantized network, not compiled. Raises `ImportError`.
+
+    From memory: what was checked is what is read, whatever happens to its file meanwhile.
+    """
+    model: ov.Model = _openvino().Core().read_model(model=graph, weights=constants)
+    return model
+
+
+def _open_quantized(path: Path, *, cores: int) -> OpenVinoNetwork:
+    manifest, graph, constants = read_quantized(path)
+    try:
+        model = read_int8(graph, constants)
+    except ImportError:
+        raise WeightsRefusedError(
+            f"{path.name} is quantized and runs in OpenVINO only, which is not installed here: install it, or go back "
+            "to a version that is not quantized.",
+            reason="no_openvino",
+        ) from None
+    bounds = Bounds(path, model, len(constants))
+    # Before it is compiled: that computes what is constant.
+    bounds.require(*WARM_PX)
+    return OpenVinoNetwork(model, manifest.facts, cores=cores, precision=PRECISION, from_graph=True, bounds=bounds)
 
 
 def _convert(path: Path, sha256: str, folder: Path) -> NetworkFacts:
@@ -142,7 +205,7 @@ def _settings(*, streams: int, cores: int) -> dict[str, Any]:
 
 
 def _warm(request: ov.InferRequest) -> None:
-    _infer(request, np.zeros((1, 3, 64, 64), np.float32))
+    _infer(request, np.zeros((1, 3, *WARM_PX), np.float32))
 
 
 def _infer(request: ov.InferRequest, batch: NDArray[np.float32]) -> Arrays:

@@ -121,6 +121,13 @@ def difference(reference: Arrays, found: Arrays, facts: NetworkFacts) -> str | N
     return _beyond(np.abs(expected[scores] - actual[scores]), np.abs(expected[:4] - actual[:4])[:, seen])
 
 
+def make_patchwork(side_px: int) -> NDArray[np.float32]:
+    """A batch of one square picture of coarse patches: grey would give confidences of nothing, equal everywhere."""
+    patches = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    picture = cv2.resize(patches, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+
+
 def _beyond(confidences: NDArray[np.float32], boxes_px: NDArray[np.float32]) -> str | None:
     # Written so that NaN is beyond, too.
     confidence, box = confidences.max(initial=0), boxes_px.max(initial=0)
@@ -131,10 +138,7 @@ def _beyond(confidences: NDArray[np.float32], boxes_px: NDArray[np.float32]) -> 
 
 def _compare(opened: Sequence[_Candidate]) -> None:
     """Warms each on the picture, and notes who differs from torch, which is the first."""
-    # Coarse patches of colour: grey would give confidences of nothing, and those are equal everywhere.
-    patches = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    picture = cv2.resize(patches, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC)
-    batch = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    batch = make_patchwork(SIDE_PX)
     reference: Arrays = []
     for index, candidate in enumerate(opened):
         try:

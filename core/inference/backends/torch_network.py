@@ -56,7 +56,7 @@ class TorchNetwork:
 
 
 def open_torch(path: Path, sha256: str, *, device: torch.device, cores: int) -> TorchNetwork:
-    """The network of a weights file on a device. Raises `WeightsRefusedError`.
+    """The network of a weights file on a device. Raises `WeightsRefusedError`, also for an ONNX file.
 
     In half precision on CUDA, but for poses and oriented boxes: their points and angles are decoded in the head, and
     half precision knows no half pixels beyond 1024 of them.

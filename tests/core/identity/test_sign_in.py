@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -199,3 +200,52 @@ def test_no_welcome_tokens(open_app: OpenApp, sign_up: Callable[..., User]) -> N
     ann = sign_up(app)
     assert account_view.get_balance(app, ann).available_mt == 0
     assert account_view.list_transactions(app, ann) == []
+
+
+@pytest.mark.usefixtures("real_digests")
+def test_digests_are_slow_to_guess(app: Application, sign_up: Callable[..., User]) -> None:
+    """Argon2id as RFC 9106 recommends for little memory, 64 MiB and three passes, and scrypt with 32 MiB."""
+    digest = sign_up(app).password_digest
+    assert digest.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert users.verify_password(digest, PASSWORD)
+    assert not users.verify_password(digest, PASSWORD + " ")
+    again = hashlib.scrypt(
+        b"ann@example.com", salt=b"visionmeter forgotten address", n=2**15, r=8, p=1, maxmem=2**26, dklen=24
+    )
+    assert users.digest_email("ann@example.com") == again.hex()
+
+
+@pytest.mark.parametrize("digest", ["", None])
+@pytest.mark.parametrize("password", ["nobody signs in with this", "", PASSWORD])
+def test_nobody_without_a_password_signs_in(digest: str | None, password: str) -> None:
+    """Neither an unknown user nor one whose password was taken away, not even with the decoy's."""
+    assert not users.verify_password(digest, password)
+
+
+@pytest.mark.parametrize("spelled", ["ann@ｅxample.com", "Ann@ex­ample.com", "ann@EXAMPLE.com"])
+def test_one_mailbox_is_one_user(any_app: Application, sign_up: Callable[..., User], spelled: str) -> None:
+    """However a domain is spelled, it is the same user: who signs up with another spelling is told so."""
+    ann = sign_up(any_app, "ann@example.com")
+    with pytest.raises(errors.EmailTakenError):
+        sign_in.sign_up(any_app, spelled, PASSWORD)
+    user = sign_in.signed_in_user(any_app, sign_in.open_session(any_app, sign_in.sign_in(any_app, spelled, PASSWORD)))
+    assert user is not None
+    assert user.id == ann.id
+
+
+def test_who_kept_his_spelling_signs_in(any_app: Application, sign_up: Callable[..., User]) -> None:
+    """Somebody whom the migration left as he was, because another had the plain spelling, comes in by his own."""
+    sign_up(any_app, "ann@example.com")
+    bob = sign_up(any_app, "bob@example.com")
+    change(any_app, "UPDATE user_ SET email = 'ann@ｅxample.com' WHERE id = :id", id=bob.id)
+    ticket = sign_in.sign_in(any_app, "ann@ｅxample.com", PASSWORD)
+    user = sign_in.signed_in_user(any_app, sign_in.open_session(any_app, ticket))
+    assert user is not None
+    assert user.id == bob.id
+
+
+@pytest.mark.parametrize("email", ["ann@☕.com", "ann@exa，mple.com", "ann@。.com"])
+def test_domains_that_are_none(email: str) -> None:
+    """What no domain can be called is no address."""
+    with pytest.raises(errors.InvalidEmailError):
+        users.normalise_email(email)

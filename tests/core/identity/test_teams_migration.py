@@ -64,9 +64,9 @@ KEPT_TABLES = ("account", "hold", "entry", "user_session", "sign_in_ticket")
 
 
 @pytest.fixture
-def old_db(database_url: str) -> Iterator[Database]:
+def old_db(empty_database_url: str) -> Iterator[Database]:
     """A database as it was before there were teams, with the rows of an operator and a customer."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     migrate(database, "0001")
     insert(database, OLD_ROWS)
     yield database
@@ -201,7 +201,7 @@ def test_the_way_back_lets_nobody_spend_who_may_not(old_db: Database) -> None:
     assert {row["digest"] for row in rows(old_db, "sign_in_ticket")} == {"t1", "t10"}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 def test_a_migration_that_breaks_references_is_undone(old_db: Database) -> None:
     """On SQLite, where foreign keys are off meanwhile, rows that refer to nothing stop the upgrade, all of it."""
     with old_db.engine.connect() as connection:

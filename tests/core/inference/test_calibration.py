@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_measured(replica: Replica, untrained: ModelVersion) -> None:
         (model, *shape) for model in ("yolov8s-fall", "yolov8n") for shape in shapes
     ]
     assert all(len(times) == 2 and min(times) > 0 for cell in cells for times in (cell.wall_ms, cell.processor_ms))
-    assert cells[2].ms("wall") > cells[0].ms("wall")
+    assert min(cells[2].processor_ms) > min(cells[0].processor_ms)
     assert len(told) == 3
     ms, megapixels = times_of(cells, "processor")
     assert ms["yolov8n"].shape == (3, 2)
@@ -51,9 +52,14 @@ def test_measured(replica: Replica, untrained: ModelVersion) -> None:
 
 
 def test_gflops(version: ModelVersion, untrained: ModelVersion) -> None:
-    """What Ultralytics publishes: 28.6 for a yolov8s with 80 classes (with two a little less), 8.7 for a yolov8n."""
+    """What Ultralytics publishes: 28.6 for a yolov8s with 80 classes (with two a little less), 8.7 for a yolov8n.
+
+    Of weights that are none of torch's it counts nothing.
+    """
     assert count_gflops(version) == pytest.approx(28.4, abs=0.3)
     assert count_gflops(untrained) == pytest.approx(8.7, abs=0.1)
+    for suffix in (".onnx", ".openvino"):
+        assert count_gflops(replace(version, path=version.path.with_suffix(suffix))) is None
 
 
 def test_untrained_models_are_of_their_architecture(untrained: ModelVersion, tmp_path: Path) -> None:

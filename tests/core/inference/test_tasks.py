@@ -284,8 +284,8 @@ def test_weights_of_another_task_are_refused(
         try_weights(task_weights["segment"], hash_file(task_weights["segment"]), "detect")
 
 
-def test_a_task_without_detections_is_refused() -> None:
-    """Classes of a whole picture are no detections: a sentence says so, and nothing is guessed."""
-    facts = NetworkFacts({0: "cat"}, "classify", end2end=False)
-    with pytest.raises(InferenceError, match="for classify finds no objects"):
+def test_a_task_that_is_not_served_is_refused() -> None:
+    """Of a task that is not known here a sentence says so, and nothing is guessed."""
+    facts = NetworkFacts({0: "cat"}, "depth", end2end=False)
+    with pytest.raises(InferenceError, match="for depth is not served"):
         decode([np.zeros(1, np.float32)], facts, DetectParams(320), network_input(64, 64, 320), 64, 64)

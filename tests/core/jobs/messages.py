@@ -47,7 +47,7 @@ def add_messages(db: Database, account_id: str, url: str, count: int = 1) -> lis
             )
             session.add(job)
             session.flush()
-            add_delivery(session, account_id, job.id, url)
+            add_delivery(session, account_id, url, job_id=job.id)
     with db.read() as session:
         order = (col(WebhookDelivery.created_at), col(WebhookDelivery.id))
         found = select(WebhookDelivery.id).where(WebhookDelivery.account_id == account_id).order_by(*order)

@@ -23,7 +23,7 @@ from core.ledger.seal import SEALED_COLUMNS
 from core.ledger.tables import Entry
 from core.ledger.verify import _Replay, verify_ledger
 from core.services import audit
-from tests.conftest import empty_database
+from tests.conftest import migrated_database
 from tests.core.ledger.helpers import expire_everything
 from tests.core.ledger.tampering import Attacker, History, write_history
 
@@ -34,7 +34,7 @@ FUZZ_EDITS = 400
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def tampered_db(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """One database of each kind for the module; each test's changes are rolled back."""
-    with empty_database(request.param, tmp_path_factory.mktemp("ledger")) as url:
+    with migrated_database(request.param, tmp_path_factory.mktemp("ledger")) as url:
         database = Database(url)
         database.migrate()
         yield database

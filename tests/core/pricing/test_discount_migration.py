@@ -65,17 +65,22 @@ OLD_ROWS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture
-def old_db(database_url: str) -> Iterator[Database]:
+def old_db(empty_database_url: str) -> Iterator[Database]:
     """A database as it was before the discounts, with the rows of a customer."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
+    store_old_rows(database)
+    yield database
+    database.close()
+
+
+def store_old_rows(database: Database) -> None:
+    """Bring an empty database up to what was before the discounts, and store the customer's rows."""
     migrate(database, "0002")
     with database.write() as session:
         for table, values in OLD_ROWS:
             names = ", ".join(values)
             places = ", ".join(f":{name}" for name in values)
             session.connection().execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
-    yield database
-    database.close()
 
 
 def migrate(database: Database, revision: str) -> None:

@@ -1,4 +1,4 @@
-"""100,000 random quotes against prices that are worked out a second time, in fractions, from the published rules."""
+"""Random quotes against prices that are worked out a second time, in fractions, from the published rules."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from fractions import Fraction
 from functools import cache
 from math import floor
 
+import pytest
+
 from core.geometry import IMG_SIZES_PX, NetworkInput, network_input
 from core.pricing.book import Prices, read_book
 from core.pricing.discounts import BatchDiscount
 
 SEED = 100_003
-QUOTES = 100_000
 IMAGES_MAX = 220
 
 Tiers = list[tuple[int, str]]
@@ -97,14 +98,15 @@ def random_shape(draw: random.Random) -> tuple[int, int]:
     return draw.randint(1, side), draw.randint(1, side)
 
 
-def test_a_hundred_thousand_random_quotes() -> None:
-    """Every line and total of 100,000 quotes is the oracle's, to the milli-token."""
+@pytest.mark.parametrize("quotes", [20_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_random_quotes(quotes: int) -> None:
+    """Every line and total is the oracle's, to the milli-token."""
     print(f"seed {SEED}")  # noqa: T201  # pytest shows it when the test fails
     draw = random.Random(SEED)
     shape_of = cache(network_input)
     published = list(read_book().betas.items())
     seen: Counter[str] = Counter()
-    for number in range(QUOTES):
+    for number in range(quotes):
         tiers = random_tiers(draw)
         model, beta = draw.choice(published) if draw.random() < 0.5 else ("m", Decimal(0))
         beta_text = str(beta) if beta else random_decimal(draw, 1, 9_999_999, 6)
@@ -153,4 +155,4 @@ def test_a_hundred_thousand_random_quotes() -> None:
         seen["edges"] += any(sum(charged) == images_min + step for images_min, _ in tiers for step in (-1, 0, 1))
         seen["large"] += len(images) > 100
     print(dict(seen))  # noqa: T201  # what the seed reached
-    assert all(seen[case] >= 500 for case in ("free", "discounted", "floored", "edges", "large")), seen
+    assert all(seen[case] >= quotes // 200 for case in ("free", "discounted", "floored", "edges", "large")), seen

@@ -99,7 +99,7 @@ def test_an_intercept_is_spread_and_said(app: Application) -> None:
     assert margin.greatest == pytest.approx((high - low) / (high + low), abs=0.003)
     assert margin.least == pytest.approx(-margin.greatest, abs=0.003)
     worst = calibration.proposed.worst
-    assert worst.cell.model == "yolov8n"
+    assert worst.cell.model == "yolov8n-cls"
     assert abs(worst.error) > 0.05
     assert calibration.intercept_worst < 1e-9
     assert "the formula has no intercept" in calibration.verdict

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +15,18 @@ from core import errors
 from core.errors import VisionMeterError
 from core.identity.tables import User
 from core.inference.engine import Engine
+from core.inference.images import DecodedImage, encode_png
 from core.jobs.blobs import BlobStore
+from core.ledger.tables import Account
 from core.services import detect as detection
 from core.services import run_image
 from core.services.application import Application
 from core.services.detect import Detected
 from core.services.job_runner import sweep
+from core.services.mirror import publish_balance, read_balance
 from core.services.stages import Stages
 from tests.core.services.helpers import MODEL, balance, change, lapse, pictures, quote, run
+from tests.redis_server import PATIENCE_S, running_redis
 
 CLIENTS = 6
 
@@ -141,3 +148,36 @@ def test_a_viewer_spends_nothing(any_app: Application, ann: User) -> None:
     with pytest.raises(errors.RoleNeededError):
         detect(any_app, ann, 8)
     assert balance(any_app, ann) == (20_000, 0)
+
+
+def test_the_price_that_cannot_be_paid(
+    open_app: Callable[..., Application],
+    sign_up: Callable[..., User],
+    start_runner: Callable[[Application], Any],
+    class_weights: Path,
+    tmp_path: Path,
+    bus: DecodedImage,
+) -> None:
+    """Refused early, because Redis says so, a class of an upright picture names the square's price as its quote does.
+
+    α · 320² / 640² · 0.25, to three decimals: 0.063 tokens; letterboxed it would be 0.050.
+    """
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "yolov8n-cls.pt").symlink_to(class_weights)
+    with running_redis() as server:
+        app = open_app(redis_url=server.url, weights_dir=folder, welcome_tokens=Decimal("0.010"))
+        start_runner(app)
+        user = sign_up(app)
+        with app.db.read() as session:
+            account = session.get_one(Account, user.account_id)
+            version, available_mt = account.version, account.posted_mt - account.held_mt
+        deadline = time.monotonic() + PATIENCE_S
+        while read_balance(app.redis, user.account_id) is None:
+            assert time.monotonic() < deadline
+            publish_balance(app.redis, user.account_id, version, available_mt)
+        with pytest.raises(errors.InsufficientTokensError) as caught:
+            detection.detect(
+                app, user, encode_png(bus.pixels), name="bus.png", model="yolov8n-cls", img_size=320, stages=Stages()
+            )
+    assert (caught.value.required_mt, caught.value.available_mt) == (63, 10)

@@ -6,15 +6,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from core.errors import HoldEndedError
+from sqlalchemy import text
+
+from core.errors import HoldEndedError, SignInTicketError
+from core.identity import sessions, users
 from core.identity.tables import User
 from core.inference.detections import Detections
 from core.inference.engine import Inference
 from core.jobs import jobs
 from core.jobs.tables import Job, JobImage
 from core.ledger import ledger
-from core.services import run_image
+from core.ledger.posting import lock_account
+from core.services import closing, run_image, sign_in, team
 from core.services.application import Application
+from tests.conftest import PASSWORD
 from tests.core.services.helpers import balance, pictures, quote, submit
 
 # Long enough for another thread to run into the rows that are taken, which it cannot tell us.
@@ -93,3 +98,55 @@ def test_a_charge_and_a_free_answer_of_one_job(any_app: Application, sign_up: Ca
     with app.db.read() as session:
         assert ledger.get_balance(session, user.account_id).available_mt == 19_500
         assert jobs.get_job(session, user.account_id, job.id).status == "finished"
+
+
+def test_a_ticket_and_whoever_ends_it(any_app: Application, sign_up: Callable[..., User]) -> None:
+    """A sign-in that becomes a session while every sign-in of its user ends: one of them waits, neither in a circle."""
+    user = sign_up(any_app)
+    ticket = sign_in.sign_in(any_app, user.email, PASSWORD)
+    began = threading.Event()
+
+    def end_all() -> None:
+        with any_app.db.write() as session:
+            users.lock_user(session, user.id)
+            began.set()
+            threading.Event().wait(MEETING_S)
+            sessions.revoke_all(session, user.id)
+
+    def exchange() -> str:
+        assert began.wait(PATIENCE_S)
+        try:
+            sign_in.open_session(any_app, ticket)
+        except SignInTicketError:
+            return "too late"
+        return "open"
+
+    with ThreadPoolExecutor() as threads:
+        ending, exchanging = threads.submit(end_all), threads.submit(exchange)
+        assert (ending.result(PATIENCE_S), exchanging.result(PATIENCE_S)) == (None, "too late")
+
+
+def test_leaving_takes_the_account_first(any_app: Application, sign_up: Callable[..., User]) -> None:
+    """Whoever leaves an account that bears his name waits for who has it, and has nothing yet that this one wants."""
+    ann = sign_up(any_app)
+    code = team.invite_member(any_app, ann, "bob@example.com", "owner")
+    sign_in.sign_up(any_app, "op@example.com", PASSWORD)
+    sign_in.sign_up(any_app, "bob@example.com", PASSWORD, invitation=code)
+    with any_app.db.write() as session:
+        session.connection().execute(text("UPDATE user_ SET is_operator = (email = 'op@example.com')"))
+    began = threading.Event()
+
+    def change_both() -> None:
+        with any_app.db.write() as session:
+            lock_account(session, ann.account_id)
+            began.set()
+            threading.Event().wait(2 * MEETING_S)
+            users.set_role(session, ann.id, "owner")
+
+    def leave() -> None:
+        assert began.wait(PATIENCE_S)
+        closing.leave_account(any_app, ann, PASSWORD)
+
+    with ThreadPoolExecutor() as threads:
+        for future in (threads.submit(change_both), threads.submit(leave)):
+            future.result(PATIENCE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import threading
@@ -25,7 +26,9 @@ from core.inference.images import DecodedImage, Pixels
 from core.inference.pipeline import DetectParams
 from core.inference.registry import VERSIONS_KEPT_MAX, ModelVersion
 from core.inference.replicas import Replica
+from core.inference.trial import try_weights
 from core.jobs.blobs import hash_bytes
+from core.services import model_watch
 from core.services.application import Application
 from core.services.metered_detection import submit_quote
 from core.services.model_watch import ModelWatcher
@@ -91,6 +94,22 @@ def shop(
     app.engine.stop()
 
 
+def test_a_newer_file_that_another_goes_before_is_told_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Who copies a `.pt` beside an `.onnx` that is served would wait in vain: the log says why, once for each file."""
+    before = shop.folder / f"{NAME}.onnx"
+    before.write_bytes(b"no network")
+    os.utime(before, (1, 1))
+    for _ in range(3):
+        shop.watcher.check()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert told[0].startswith(f"{NAME}: {NAME}.pt is newer and not served, for {NAME}.onnx goes before it")
+    os.utime(before)
+    os.utime(shop.folder / f"{NAME}.pt", (2, 2))
+    shop.watcher.check()
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
 def test_a_new_file_goes_live_and_the_old_one_is_a_way_back(
     shop: Shop, weights: list[Path], sign_up: Callable[..., User], start_runner: Callable[[Application], object]
 ) -> None:
@@ -140,6 +159,56 @@ def test_a_bad_file_changes_nothing(
         assert shop.app.registry.resolve(NAME) == old
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
     assert [version.sha256 for version in shop.app.registry.list_versions(NAME)] == [old.sha256]
+
+
+def test_one_that_breaks_the_watch_is_refused_alone(
+    shop: Shop, weights: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of a kind that nobody expected: the next model is watched, and the file is neither kept nor loaded."""
+    registry, other = shop.app.registry, "yolov8n"  # looked at before the shop's own
+    shutil.copy(weights[0], shop.folder / f"{other}.pt")
+    shop.watcher.check()
+    old = registry.resolve(other)
+
+    def breaks(path: Path, sha256: str, task: str) -> object:
+        if path.name.startswith(other):
+            raise AttributeError("a list has no get")
+        return try_weights(path, sha256, task)
+
+    monkeypatch.setattr(model_watch, "try_weights", breaks)
+    shutil.copy(weights[2], shop.folder / f"{other}.pt")
+    shop.put(weights[1])
+    (switched,) = shop.watcher.check()
+    assert (switched.model.name, switched.sha256) == (NAME, _sha256(weights[1]))
+    assert shop.watcher.check() == []
+    assert registry.resolve(other) == old
+    assert registry.list_versions(other) == [old]
+    assert _sha256(weights[2]) not in shop.app.engine.backends
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
+def test_a_trial_that_was_broken_off_is_made_again(
+    shop: Shop, weights: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies in the trial leaves nothing that another one takes for tried."""
+
+    def dies(*_arguments: object) -> object:
+        raise SystemExit  # nothing after it happens, as after SIGKILL
+
+    shop.put(weights[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(model_watch, "try_weights", dies)
+        with pytest.raises(SystemExit):
+            shop.watcher.check()
+    tried: list[str] = []
+
+    def records(path: Path, sha256: str, task: str) -> object:
+        tried.append(sha256)
+        return try_weights(path, sha256, task)
+
+    monkeypatch.setattr(model_watch, "try_weights", records)
+    (switched,) = ModelWatcher(shop.app).check()
+    assert tried == [switched.sha256] == [_sha256(weights[1])]
 
 
 def test_a_file_taken_away_takes_its_model_away(shop: Shop) -> None:

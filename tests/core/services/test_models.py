@@ -26,6 +26,7 @@ from core.errors import (
 from core.identity.audit_log import list_events
 from core.identity.tables import User
 from core.inference.registry import Registry
+from core.inference.weights import hash_file
 from core.jobs.blobs import hash_bytes
 from core.pricing.book import Prices, adopt_book, adopt_published, current_prices, read_book
 from core.services import admin, models
@@ -41,6 +42,7 @@ from tests.conftest import MODEL
 from tests.core.inference.test_weights import checkpoint, hostile_pickles
 from tests.core.services.helpers import pictures, statuses, wait
 from tests.other_weights import make_other_weights
+from tests.quantized import MANIFEST
 
 OTHER = "yolov8s"  # in the built-in catalogue, and open to any weights
 OWN = "helmets-1.2"
@@ -303,6 +305,18 @@ def test_classes_are_words() -> None:
 # New weights, and the way back --------------------------------------------------------------------
 
 
+def test_what_a_quantized_version_was_made_from(tmp_path: Path) -> None:
+    """It is known where it is a version of the model or comes with the installation, and else the operator is told."""
+    registry, named = Registry(tmp_path), MANIFEST.weights_sha256
+    assert not models.is_origin_known(registry, "yolov8s", MANIFEST)
+    registered = MANIFEST.model_copy(update={"weights_sha256": registry.get(MODEL).sha256})
+    assert models.is_origin_known(registry, "yolov8s", registered)
+    (tmp_path / "versions" / "yolov8s").mkdir(parents=True)
+    (tmp_path / "versions" / "yolov8s" / f"{named}.pt").touch()
+    assert models.is_origin_known(registry, "yolov8s", MANIFEST)
+    assert not models.is_origin_known(registry, "yolov8n", MANIFEST)
+
+
 def test_replaced_and_rolled_back(shop: Shop, weights: list[Path]) -> None:
     """The watch switches to what was put in place, and back; the versions say which is served."""
     shutil.copy(weights[0], shop.folder / f"{OTHER}.pt")
@@ -322,6 +336,39 @@ def test_replaced_and_rolled_back(shop: Shop, weights: list[Path]) -> None:
     watcher.check()
     assert shop.app.registry.resolve(OTHER).sha256 == old.sha256
     assert shop.actions() == ["model.replace", "model.switch", "model.roll_back", "model.switch"]
+
+
+def test_onnx_weights_go_every_way(
+    shop: Shop, weights: list[Path], onnx_weights: Path, start_runner: Callable[[Application], object]
+) -> None:
+    """Added, run and paid; a pickle takes its place, and it comes back; each by the bytes of a file without a name."""
+    add(shop, onnx_weights.read_bytes())
+    assert shop.files() == ["catalog.json", f"{OWN}.onnx", f"{MODEL}.pt"]
+    registry, watcher = shop.app.registry, ModelWatcher(shop.app)
+    watcher.check()
+    first = registry.now(OWN)
+    assert first.sha256 == hash_file(onnx_weights)
+    assert shop.app.registry.is_kept(first)
+    files = pictures(1)
+    quoted = shop.quote(OWN, files)
+    start_runner(shop.app)
+    assert statuses(shop.run(quoted.id, files)) == ["charged"]
+    assert shop.app.engine.backends[first.sha256] == "openvino fp32"
+    with pytest.raises(ModelNameTakenError):
+        add(shop, weights[1])
+
+    models.replace_weights(shop.desk, OWN, weights[1].read_bytes())
+    watcher.check()
+    assert registry.now(OWN).sha256 == hash_file(weights[1])
+    assert {f"{OWN}.pt", f"{OWN}.onnx"} & set(shop.files()) == {f"{OWN}.pt"}
+    assert {view.version.sha256 for view in models.list_versions(shop.desk, OWN)} == {
+        first.sha256,
+        hash_file(weights[1]),
+    }
+    models.roll_back(shop.desk, OWN, first.version)
+    watcher.check()
+    assert registry.now(OWN).sha256 == first.sha256
+    assert registry.look(OWN).path.suffix == ".onnx"
 
 
 def test_registered_weights_cannot_be_others(shop: Shop, weights: list[Path]) -> None:

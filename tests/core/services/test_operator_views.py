@@ -18,7 +18,7 @@ from core.identity.tables import User
 from core.ledger import ledger
 from core.pricing.book import adopt_book, current_prices
 from core.pricing.refund_rules import LateRule
-from core.services import account_view, admin, corrections
+from core.services import account_view, admin, corrections, team
 from core.services.application import Application
 
 DAY = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -84,9 +84,36 @@ def test_customers_and_charges_are_for_the_operator(any_app: Application, bob: U
         lambda: admin.get_customer_spending(any_app, bob, bob.account_id),
         lambda: admin.list_price_versions(any_app, bob),
         lambda: corrections.list_charges(any_app, bob, bob.account_id),
+        lambda: corrections.list_movements(any_app, bob, bob.account_id),
     ):
         with pytest.raises(errors.NotAllowedError):
             question()
+
+
+def test_what_a_dispute_is_about(any_app: Application, ann: User, bob: User) -> None:
+    """Top-ups, refunds and corrections, newest first and without the charges between, each with who did it and why."""
+    hold_id = charge(any_app, bob, "work")
+    corrections.refund_charge(any_app, ann, hold_id, 300, reason="blurred", idempotency_key="k")
+    charge(any_app, bob, "more work")
+    corrections.adjust_balance(any_app, ann, bob.account_id, -50, reason="typo", idempotency_key="l")
+    found = corrections.list_movements(any_app, ann, bob.account_id)
+    assert [(one.entry.kind, one.entry.posted_change_mt, one.actor, one.entry.hold_id) for one in found] == [
+        ("adjustment", -50, ann.email, None),
+        ("refund", 300, ann.email, hold_id),
+        ("top_up", 20_000, bob.email, None),
+    ]
+    assert [account_view.split_memo(one.entry)[1] for one in found] == ["typo", "blurred", ""]
+    assert corrections.list_movements(any_app, ann, bob.account_id, limit=1) == found[:1]
+
+
+def test_the_csv_names_who_acted(any_app: Application, ann: User, bob: User) -> None:
+    """His own address, and `operator` for whoever is not of his account; nobody's id."""
+    corrections.adjust_balance(any_app, ann, bob.account_id, 50, reason="gift", idempotency_key="l")
+    text = account_view.transactions_csv(
+        account_view.list_transactions(any_app, bob), actors=team.actor_names(any_app, bob.account_id)
+    )
+    assert [row["actor"] for row in csv.DictReader(io.StringIO(text))] == ["operator", bob.email]
+    assert "user_" not in text
 
 
 def test_charges_with_what_is_left_of_them(any_app: Application, ann: User, bob: User) -> None:
@@ -165,4 +192,4 @@ def test_refunds_of_shown_charges_and_a_csv_without_formulas(any_app: Applicatio
         ("refund", "0.400", "'=HYPERLINK(1)"),
     ]
     assert rows[1]["reference"] == rows[2]["reference"] == hold_id
-    assert {row["actor"] for row in rows} == {ann.id, "'+bob@x"}
+    assert {row["actor"] for row in rows} == {"operator", "'+bob@x"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from core import errors
+from core.identity import users
 from core.identity.browsers import describe_browser
 from core.identity.tables import User
 from core.services import profile, sign_in
@@ -106,27 +107,31 @@ def test_a_password_that_is_changed_meanwhile_opens_no_session(
     """It was right when it was checked, and is not when the ticket is issued: no session outlives the change."""
     ann = sign_up(any_app, "ann@example.com")
     mine = open_one(any_app)
-    check = sign_in.check_password
+    check = users.check_credentials
 
-    def check_then_change(app: Application, email: str, password: str) -> User:
-        user = check(app, email, password)
+    def check_then_change(user: User | None, password: str) -> User:
+        known = check(user, password)
         monkeypatch.undo()
-        profile.change_password(app, ann, mine, PASSWORD, NEW_PASSWORD)
-        return user
+        profile.change_password(any_app, ann, mine, PASSWORD, NEW_PASSWORD)
+        return known
 
-    monkeypatch.setattr(sign_in, "check_password", check_then_change)
+    monkeypatch.setattr(users, "check_credentials", check_then_change)
     with pytest.raises(errors.BadCredentialsError):
         sign_in.sign_in(any_app, "ann@example.com", PASSWORD)
-    assert len(profile.list_sessions(any_app, ann, mine)) == 1
+    assert not profile.list_sessions(any_app, ann, mine)
 
 
 def test_changing_the_password(any_app: Application, sign_up: Callable[..., User]) -> None:
-    """The new one signs in and the old one does not; the own session stays, a thief's ends."""
+    """The new one signs in and the old one does not; every session ends, and the own goes on under another token."""
     ann = sign_up(any_app, "ann@example.com")
     mine, stolen = open_one(any_app), open_one(any_app)
-    assert profile.change_password(any_app, ann, mine, PASSWORD, NEW_PASSWORD) == 2
-    assert sign_in.signed_in_user(any_app, stolen) is None
-    assert sign_in.signed_in_user(any_app, mine) is not None
+    changed = profile.change_password(any_app, ann, mine, PASSWORD, NEW_PASSWORD)
+    assert changed.ended == 2
+    for token in (stolen, mine):
+        assert sign_in.signed_in_user(any_app, token) is None
+    own = sign_in.open_session(any_app, changed.ticket)
+    assert own != mine
+    assert [one.is_current for one in profile.list_sessions(any_app, ann, own)] == [True]
     with pytest.raises(errors.BadCredentialsError):
         open_one(any_app)
     assert open_one(any_app, NEW_PASSWORD)
@@ -144,9 +149,9 @@ def test_the_password_is_not_changed(any_app: Application, sign_up: Callable[...
     assert open_one(any_app)
 
 
-def test_a_stolen_session_guesses_no_faster(open_app: OpenApp, sign_up: Callable[..., User]) -> None:
-    """Wrong present passwords count as failed sign-ins: after the limit even the right one waits."""
-    app = open_app(sign_in_attempts_max=3)
+def test_a_stolen_session_guesses_no_faster(open_app: OpenApp, database_url: str, sign_up: Callable[..., User]) -> None:
+    """Wrong present passwords are counted: after the limit even the right one waits, and the owner still signs in."""
+    app = open_app(database_url=database_url, sign_in_attempts_max=3)
     ann = sign_up(app, "ann@example.com")
     token = open_one(app)
     for _ in range(3):
@@ -154,6 +159,7 @@ def test_a_stolen_session_guesses_no_faster(open_app: OpenApp, sign_up: Callable
             profile.change_password(app, ann, token, "wrong horse battery", NEW_PASSWORD)
     with pytest.raises(errors.TooManyAttemptsError):
         profile.change_password(app, ann, token, PASSWORD, NEW_PASSWORD)
+    assert open_one(app)
 
 
 def test_time_zone(any_app: Application, sign_up: Callable[..., User]) -> None:

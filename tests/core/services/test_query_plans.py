@@ -47,7 +47,7 @@ USER = User(account_id="acct", is_operator=True)
 MAY = ReceiptFilter("", START, END)
 SOME_MODELS = Selection(models=["a", "b"])
 SOME = Selection(["a", "b"], ["key_1"], ["charged", "failed"])
-KINDS = ("top_up", "capture", "refund", "adjustment")
+KINDS = ("top_up", "bonus", "capture", "refund", "adjustment")
 
 Ask = Callable[[Application, Any], object]
 QUESTIONS: dict[str, Ask] = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from core.identity.tables import User
+from core.inference.registry import Registry
 from core.pricing.book import read_book
 from core.services import savings
 from core.services.application import Application
@@ -16,11 +19,13 @@ from core.services.savings import FLAT_MONTH, PCB_FACTORY, SMART_CAMPUS, Compari
 from tests.core.services.helpers import pictures, run
 
 PRICE_PER_TOKEN = Decimal("0.01")
+# The models that are known without any weights.
+REGISTRY = Registry(Path("no-weights"))
 
 
 def month_of(workload: Workload, flat: Decimal = FLAT_MONTH) -> Comparison:
     """A workload's month under the published prices."""
-    price_mt = savings.price_workload(read_book(), workload)
+    price_mt = savings.price_workload(read_book(), REGISTRY, workload)
     return Comparison(workload.images_day, price_mt, price_per_token=PRICE_PER_TOKEN, flat=flat)
 
 
@@ -36,6 +41,17 @@ def test_the_smart_campus() -> None:
     month = month_of(SMART_CAMPUS)
     assert (sum(part.hours for part in SMART_CAMPUS.hours), month.price_mt) == (24, 600)
     assert month.saving_percent.quantize(Decimal("0.1")) == 40
+
+
+def test_a_model_that_sees_squares() -> None:
+    """Classes of a wide picture cost a whole square, as a run of it would; a model unknown here is priced letterboxed.
+
+    α · 640² / 640² · 0.25 = 0.250 tokens, and 640 × 384 of it for another model of the same β.
+    """
+    wide = replace(SMART_CAMPUS, model="yolov8n-cls")
+    assert month_of(wide).price_mt == 250
+    prices = replace(read_book(), betas={"elsewhere": Decimal("0.25")})
+    assert savings.price_workload(prices, REGISTRY, replace(wide, model="elsewhere")) == 150
 
 
 @pytest.mark.parametrize("workload", [PCB_FACTORY, SMART_CAMPUS])

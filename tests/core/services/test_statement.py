@@ -426,7 +426,7 @@ def test_one_snapshot(app: Application, user: User) -> None:
 
 # Size ----------------------------------------------------------------------------------------------
 
-ENTRIES = 200_000
+ENTRIES = 60_000
 
 
 def book_many(db: Database, account_id: str) -> None:
@@ -463,7 +463,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def test_memory_stays_flat(app: Application, user: User) -> None:
-    """200,000 charges in a month: neither the statement nor its CSV ever has more than some thousands in memory."""
+    """60,000 charges in a month: neither the statement nor its CSV ever has more than some thousands in memory."""
     book_many(app.db, user.account_id)
     drivers: set[str] = set()
     event.listen(

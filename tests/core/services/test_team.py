@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from core import errors
 from core.identity import users
 from core.identity.tables import User
-from core.services import account_view, sign_in, team
+from core.services import account_view, mails, sign_in, team
 from core.services.application import Application
 from tests.conftest import PASSWORD
 from tests.core.services.helpers import change
@@ -130,7 +131,7 @@ def test_one_code_one_sign_up(any_app: Application, ann: User) -> None:
     outcomes = together(
         *[lambda: sign_in.sign_up(any_app, "bob@example.com", PASSWORD, invitation=code) for _ in range(8)]
     )
-    assert outcomes == ["done", *["email_taken"] * 7]
+    assert outcomes == [*["bad_invitation"] * 7, "done"]
     assert len(team.list_members(any_app, ann)) == 2
 
 
@@ -191,6 +192,38 @@ def test_one_open_invitation_for_an_address(any_app: Application, ann: User) -> 
     outcomes = together(*[lambda: team.invite_member(any_app, ann, "Bob@example.com", "member") for _ in range(8)])
     assert outcomes == ["done"] * 8
     assert [found.role for found in team.list_invitations(any_app, ann)] == ["member"]
+
+
+def test_inviting_is_counted_before_anything_is_looked_up(any_app: Application, ann: User, eve: User) -> None:
+    """After twenty invitations within an hour an account learns of no further address; another account goes on."""
+    for number in range(19):
+        team.invite_member(any_app, ann, f"a{number}@example.com", "viewer")
+    with pytest.raises(errors.HasAccountError):
+        team.invite_member(any_app, ann, "eve@example.com", "viewer")
+    for email in ("eve@example.com", "new@example.com"):
+        with pytest.raises(errors.TooManyInvitationsError) as refused:
+            team.invite_member(any_app, ann, email, "viewer")
+        assert refused.value.details["invitations_max"] == 20
+    assert team.invite_member(any_app, eve, "new@example.com", "viewer")
+
+
+def test_an_address_that_did_not_accept_is_forgotten(any_app: Application, ann: User) -> None:
+    """Invitations that were withdrawn, or whose week is over, name nobody; an open one and one that was accepted do."""
+
+    def addresses() -> list[str]:
+        with any_app.db.read() as session:
+            return sorted(session.connection().execute(text("SELECT email FROM invitation")).scalars())
+
+    for email in ("old1@example.com", "old2@example.com"):
+        team.invite_member(any_app, ann, email, "viewer")
+    change(any_app, "UPDATE invitation SET expires_at = :past", past=PAST)
+    join(any_app, ann, "bob@example.com", "viewer")
+    team.invite_member(any_app, ann, "cyd@example.com", "viewer")
+    team.invite_member(any_app, ann, "dan@example.com", "viewer")
+    [dans] = [one.id for one in team.list_invitations(any_app, ann) if one.email == "dan@example.com"]
+    team.revoke_invitation(any_app, ann, dans)
+    mails.clean_up(any_app)
+    assert addresses() == ["", "", "", "bob@example.com", "cyd@example.com"]
 
 
 def test_two_accounts_may_invite_the_same_address(any_app: Application, ann: User, eve: User) -> None:

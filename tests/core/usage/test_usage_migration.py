@@ -59,9 +59,9 @@ def insert(database: Database, table: str, values: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def old_db(database_url: str) -> Iterator[Database]:
+def old_db(empty_database_url: str) -> Iterator[Database]:
     """A database as it was before the roll-up, with one account and its records."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     migrate(database, "0003")
     moment = QUARTER.strftime("%Y-%m-%d %H:%M:%S.%f")
     insert(
@@ -72,7 +72,7 @@ def old_db(database_url: str) -> Iterator[Database]:
     )  # fmt: skip
     for number, (model, outcome, amount_mt, at) in enumerate(RECORDS):
         # As `core.db.UTCDateTime` stores it; PostgreSQL is told the zone, as its session may be in another.
-        stored = at.strftime("%Y-%m-%d %H:%M:%S.%f") + ("" if database_url.startswith("sqlite") else "+00")
+        stored = at.strftime("%Y-%m-%d %H:%M:%S.%f") + ("" if empty_database_url.startswith("sqlite") else "+00")
         insert(
             database,
             "usage_record",

@@ -31,12 +31,12 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One object that was found."""
+    """One object that was found; of models that tell classes of whole pictures a class, without a `box`."""
 
     class_id: int = field(metadata={"name": "class"})
     name: str
     confidence: float
-    box: Box
+    box: Box | None = None
     mask: Mask | None = None
     polygons: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     keypoints: tuple[tuple[float, ...], ...] | None = None
@@ -283,14 +283,15 @@ class UsageByKey:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message to a job's `webhook_url`: `status` is pending, delivered or given_up.
+    """A message to a job's `webhook_url` (`type` job.finished), or to the account's address about a low balance
+    (balance.low, without `job_id`): `status` is pending, delivered or given_up.
 
     `id` is the `webhook-id` that the receiver gets at every attempt. `last_status` is what it answered last, None where
     nobody did; `next_attempt_at` is None once the message was delivered or given up.
     """
 
     id: str
-    job_id: str
+    job_id: str | None
     url: str
     status: str
     attempts: int
@@ -299,6 +300,17 @@ class Delivery:
     delivered_at: datetime | None
     given_up_at: datetime | None
     created_at: datetime
+    type: str = "job.finished"
+
+
+@dataclass(frozen=True, slots=True)
+class LowBalance:
+    """The settled balance of an account at `fell_at`, when it fell below the threshold that its owner set; tokens."""
+
+    account_id: str
+    threshold_tokens: Decimal
+    balance_tokens: Decimal
+    fell_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from visionmeter_client._reading import load_json, read
-from visionmeter_client.answers import Job
+from visionmeter_client.answers import Job, LowBalance
 from visionmeter_client.errors import UnexpectedAnswerError, WebhookError
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # no secret: what every secret begins with
@@ -30,11 +31,33 @@ class Webhook:
     data: Job
 
 
+@dataclass(frozen=True, slots=True)
+class LowBalanceWebhook:
+    """What was told of a low balance. The same `id` may come more than once."""
+
+    id: str
+    type: str
+    timestamp: datetime
+    data: LowBalance
+
+
 def verify(secret: str, headers: Mapping[str, str], body: bytes | str, *, tolerance_s: float = TOLERANCE_S) -> Webhook:
-    """Read a webhook, given the account's signing secret and the body as it came, before any parsing.
+    """Read a webhook about a finished job, given the account's signing secret and the body as it came, before any
+    parsing.
 
     Raises `WebhookError` unless the body is signed with the secret and was sent within `tolerance_s` of now.
     """
+    return read(Webhook, _verified(secret, headers, body, tolerance_s), "the webhook")
+
+
+def verify_low_balance(
+    secret: str, headers: Mapping[str, str], body: bytes | str, *, tolerance_s: float = TOLERANCE_S
+) -> LowBalanceWebhook:
+    """The same for one that came to the address of *Account → Limits*."""
+    return read(LowBalanceWebhook, _verified(secret, headers, body, tolerance_s), "the webhook")
+
+
+def _verified(secret: str, headers: Mapping[str, str], body: bytes | str, tolerance_s: float) -> dict[str, Any]:
     key = _key(secret)
     content = body.encode() if isinstance(body, str) else bytes(body)
     lowered = {name.lower(): value for name, value in headers.items()}
@@ -59,7 +82,7 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes | str, *, tolera
     document = load_json(content)
     if not isinstance(document, dict):
         raise UnexpectedAnswerError("The webhook's body is no object.")
-    return read(Webhook, {**document, "id": message_id}, "the webhook")
+    return {**document, "id": message_id}
 
 
 def _key(secret: str) -> bytes:

@@ -65,17 +65,17 @@ def test_no_telemetry(run_afresh) -> None:
 
 
 def test_memory_stays_however_many_shapes(run_afresh) -> None:
-    """After 40 shapes, the next 80 add less than 5 %: what is prepared for a shape does not pile up."""
+    """After 30 shapes, the next 40 add less than 5 %: what is prepared for a shape does not pile up."""
     code = """
     import gc, psutil
     network = open_openvino(weights, sha256, cache_dir=cache_dir, cores=1)
-    shapes = [(height * 32, width * 32) for height in range(2, 12) for width in range(2, 14)]
+    shapes = [(height * 32, width * 32) for height in range(2, 9) for width in range(2, 12)]
     np.random.default_rng(3).shuffle(shapes)
-    shapes.sort(key=lambda shape: shape != (352, 416))
+    shapes.sort(key=lambda shape: shape != (256, 352))
     used = []
     for number, (height, width) in enumerate(shapes):
         network.forward(np.zeros((1, 3, height, width), np.float32))
-        if number in (39, 119):
+        if number in (29, 69):
             gc.collect()
             used.append(psutil.Process().memory_info().rss)
     print(used[1] / used[0])

@@ -1,0 +1,1 @@
+"""Mails: the server that takes them, their words, and the outbox they wait in."""
