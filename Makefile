@@ -48,13 +48,16 @@ lint: install-dev ## style, types and layers
 	$(BIN)/lint-imports
 
 # Three runs, each whatever the one before found: browsers wait more than they compute, and what measures time has the machine
-# to itself. 5 is pytest's word for no test selected.
+# to itself. A journey that failed beside another is tried once more by itself, on a server of its own, and has to pass there.
+# 1 is pytest's word for a test that failed, 5 for no test selected.
 test: lint ## lint, then all tests; those that need Chromium or PostgreSQL skip by name without
 	@$(BIN)/python -m core.inference.embedded --convert
 	@failed=; \
 	run() { echo "pytest $$*"; $(BIN)/python -m pytest "$$@" $(PYTEST_ARGS) || [ $$? -eq 5 ] || failed=yes; }; \
 	run -m "not soak and not alone and not browser" -n $(TEST_WORKERS) --dist loadfile --max-worker-restart 0; \
-	run -m "not soak and not alone and browser" -n 2 --dist loadfile --max-worker-restart 0; \
+	journeys() { echo "pytest $$*"; $(BIN)/python -m pytest -m "not soak and not alone and browser" "$$@" $(PYTEST_ARGS); }; \
+	journeys -n 2 --dist loadfile --max-worker-restart 0; \
+	case $$? in 0|5) ;; 1) journeys --last-failed --last-failed-no-failures none || failed=yes ;; *) failed=yes ;; esac; \
 	run -m "not soak and alone"; \
 	[ -z "$$failed" ]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from tests.conftest import place_weights
 
@@ -191,6 +191,32 @@ def sign_in(page: Page, email: str, password: str = "correct horse battery") -> 
     form.get_by_role("textbox").nth(0).fill(email)
     form.locator("input[type=password]").fill(password)
     form.get_by_role("button", name=re.compile("Sign in|登录")).click()
+
+
+def click_row(table: Locator, row: int = 0, *, then: Locator) -> None:
+    """Select a row of a dataframe until `then` is there and can be used: its cells are drawn on a canvas, so there is
+    nothing to wait for before the click, and a page that still moves lets it miss.
+    """
+    for last in (False, False, False, True):
+        table.scroll_into_view_if_needed()
+        box = table.bounding_box()
+        assert box is not None
+        table.page.mouse.click(box["x"] + 16, box["y"] + 52 + 35 * row)
+        settle(table.page)
+        try:
+            expect(then).to_be_enabled(timeout=10_000)
+            return
+        except AssertionError:
+            if last:
+                raise
+
+
+def wait_signed_out(context: BrowserContext) -> None:
+    """Wait until the browser has dropped its session: the page asks for that once it is drawn."""
+    deadline = time.monotonic() + 30
+    while "visionmeter_session" in {one["name"] for one in context.cookies()}:
+        assert time.monotonic() < deadline, "the cookie of the session is still there"
+        time.sleep(0.1)
 
 
 def balance(page: Page) -> str:

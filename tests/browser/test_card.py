@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Server, balance, find_chromium, free_port, settle, sign_up
-from tests.browser.test_corrections import click_row, transactions
+from tests.browser.conftest import Server, balance, click_row, find_chromium, free_port, settle, sign_up
+from tests.browser.test_corrections import transactions
 from tests.browser.test_journey import fits, new_context
 from tests.stripe_stand_in import Stripe, settings_for, stand_in
 
@@ -91,8 +91,10 @@ def test_pay_close_the_tab_and_come_back(browser: Browser, shop: Server, stripe:
         ("top_up", "10000.000", "stripe"),
         ("top_up", "20.000", "operator@example.com"),
     ]
-    click_row(page.get_by_test_id("stMain").get_by_test_id("stDataFrame").last)
-    expect(page.get_by_text("¥100.00 by card · paid")).to_be_visible(timeout=30_000)
+    click_row(
+        page.get_by_test_id("stMain").get_by_test_id("stDataFrame").last,
+        then=page.get_by_text("¥100.00 by card · paid"),
+    )
     pictures(page, artifacts, "paid")
 
 

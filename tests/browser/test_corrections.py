@@ -9,14 +9,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 from sqlmodel import select
 
 from core.db import Database
 from core.identity.tables import User
 from core.ledger import ledger
 from core.ledger.verify import verify_ledger
-from tests.browser.conftest import Server, balance, settle, sign_in, sign_up
+from tests.browser.conftest import Server, balance, click_row, settle, sign_in, sign_up
 from tests.browser.test_journey import fits, new_context, run_button, wait_for_results
 
 pytestmark = pytest.mark.browser
@@ -63,15 +63,6 @@ def email_of(name: str) -> str:
     return f"{name.removeprefix('test_').split('[')[0][:40]}@example.com".replace("_", "-")
 
 
-def click_row(table: Locator, row: int = 0) -> None:
-    """Select a row of a dataframe: its cells are drawn on a canvas."""
-    table.scroll_into_view_if_needed()
-    box = table.bounding_box()
-    assert box is not None
-    table.page.mouse.click(box["x"] + 16, box["y"] + 52 + 35 * row)
-    settle(table.page)
-
-
 def open_customer(operator: Page, email: str) -> None:
     """Admin → Customers → the one with this address."""
     operator.get_by_role("tab", name="Customers").click()
@@ -79,8 +70,10 @@ def open_customer(operator: Page, email: str) -> None:
     field.fill(email)
     field.press("Enter")
     settle(operator)
-    click_row(operator.get_by_role("tabpanel").filter(visible=True).get_by_test_id("stDataFrame").first)
-    expect(operator.get_by_role("heading", name=email)).to_be_visible(timeout=30_000)
+    click_row(
+        operator.get_by_role("tabpanel").filter(visible=True).get_by_test_id("stDataFrame").first,
+        then=operator.get_by_role("heading", name=email),
+    )
 
 
 def transactions(page: Page, view: str) -> list[dict[str, str]]:
@@ -100,8 +93,9 @@ def test_refund(operator: Page, customer: Page, server: Server, artifacts: Path,
     email = email_of(request.node.name)
     open_customer(operator, email)
     charges = operator.get_by_role("tabpanel").filter(visible=True).get_by_test_id("stDataFrame").nth(1)
-    click_row(charges)
-    operator.get_by_role("button", name="Refund this charge").click()
+    refund = operator.get_by_role("button", name="Refund this charge")
+    click_row(charges, then=refund)
+    refund.click()
     dialog = operator.get_by_role("dialog")
     expect(dialog.get_by_text("Left to refund: 0.600 tokens")).to_be_visible(timeout=30_000)
     dialog.get_by_label("Tokens to refund").fill("0.700")
@@ -119,13 +113,15 @@ def test_refund(operator: Page, customer: Page, server: Server, artifacts: Path,
     operator.screenshot(path=artifacts / "corrections-refunded.png", full_page=True)
 
     movements = operator.get_by_role("tabpanel").filter(visible=True).get_by_test_id("stDataFrame").nth(2)
-    click_row(movements)
+    show = operator.get_by_role("button", name="Show the charge that was refunded")
+    click_row(movements, then=show)
     operator.screenshot(path=artifacts / "corrections-movements.png", full_page=True)
-    operator.get_by_role("button", name="Show the charge that was refunded").click()
+    show.click()
     expect(operator.get_by_label("Receipt or reference")).to_have_value(re.compile("hold_"), timeout=30_000)
     settle(operator)
-    click_row(charges)
-    operator.get_by_role("button", name="Refund this charge").click()
+    refund = operator.get_by_role("button", name="Refund this charge")
+    click_row(charges, then=refund)
+    refund.click()
     expect(operator.get_by_role("dialog").get_by_text("Left to refund: 0.400 tokens")).to_be_visible(timeout=30_000)
     rows = transactions(customer, "Refunds and corrections")
     assert [(row["type"], row["tokens"], row["reason"]) for row in rows] == [
@@ -135,8 +131,11 @@ def test_refund(operator: Page, customer: Page, server: Server, artifacts: Path,
     customer.get_by_text("All that moved the balance").click()
     settle(customer)
     customer.screenshot(path=artifacts / "corrections-customer.png", full_page=True)
-    click_row(customer.get_by_test_id("stMain").get_by_test_id("stDataFrame").first, row=1)
-    expect(customer.get_by_text("Refunded of this charge: 0.200 tokens.")).to_be_visible(timeout=30_000)
+    click_row(
+        customer.get_by_test_id("stMain").get_by_test_id("stDataFrame").first,
+        row=1,
+        then=customer.get_by_text("Refunded of this charge: 0.200 tokens."),
+    )
 
 
 def test_adjust(operator: Page, customer: Page, artifacts: Path, request) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from ultralytics.utils import ASSETS
 
-from tests.browser.conftest import Server, balance, free_port, settle, sign_in, sign_up
+from tests.browser.conftest import Server, balance, free_port, settle, sign_in, sign_up, wait_signed_out
 from tests.browser.pictures import distinct_jpegs
 
 pytestmark = pytest.mark.browser
@@ -267,8 +267,7 @@ def test_signing_out_ends_the_session_on_the_server(browser: Browser, server: Se
     assert copied[0]["sameSite"] == "Lax"
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Detection by the pixel")).to_be_visible(timeout=30_000)
-    page.wait_for_timeout(1000)
-    assert not [cookie for cookie in context.cookies() if cookie["name"] == "visionmeter_session"]
+    wait_signed_out(context)
     thief = new_context(browser)
     thief.add_cookies(copied)
     page = thief.new_page()

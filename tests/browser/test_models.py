@@ -14,8 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from core.inference.weights import hash_file
-from tests.browser.conftest import Server, settle, sign_up
-from tests.browser.test_corrections import click_row
+from tests.browser.conftest import Server, click_row, settle, sign_up
 from tests.browser.test_journey import fits, new_context
 from tests.conftest import MODEL
 from tests.other_weights import make_other_weights
@@ -84,8 +83,8 @@ def test_a_model_is_added_replaced_and_rolled_back(
     expect(panel(page).get_by_text("Helmets is offered at β 1.5.")).to_be_visible(timeout=120_000)
     first = wait_for_version(server)
 
-    click_row(panel(page).get_by_test_id("stDataFrame").first, OWN_ROW)
-    expect(panel(page).get_by_role("heading", name="Helmets")).to_be_visible(timeout=30_000)
+    helmets = panel(page).get_by_role("heading", name="Helmets")
+    click_row(panel(page).get_by_test_id("stDataFrame").first, OWN_ROW, then=helmets)
     panel(page).get_by_role("button", name="Replace the weights").click()
     dialog = page.get_by_role("dialog")
     dialog.locator("input[type=file]").set_input_files(weights[1])
@@ -103,16 +102,17 @@ def test_a_model_is_added_replaced_and_rolled_back(
     page.reload()
     page.get_by_role("tab", name="Models").click()
     settle(page)
-    click_row(panel(page).get_by_test_id("stDataFrame").first, OWN_ROW)
-    expect(panel(page).get_by_role("button", name="Roll back")).to_be_disabled(timeout=30_000)
+    click_row(panel(page).get_by_test_id("stDataFrame").first, OWN_ROW, then=helmets)
+    roll_back = panel(page).get_by_role("button", name="Roll back")
+    expect(roll_back).to_be_disabled(timeout=30_000)
     expect(
         panel(page).get_by_text(
             f"Version {quantized[:12]} is INT8. Its file says that it was made from 5f5f5f5f5f5f, and finds 41 of 43"
         )
     ).to_be_visible()
     page.screenshot(path=artifacts / "models-int8.png", full_page=True)
-    click_row(panel(page).get_by_test_id("stDataFrame").nth(1), 1)
-    panel(page).get_by_role("button", name="Roll back").click()
+    click_row(panel(page).get_by_test_id("stDataFrame").nth(1), 1, then=roll_back)
+    roll_back.click()
     expect(dialog.get_by_text(f"Put version {first} of Helmets in service again?")).to_be_visible()
     page.screenshot(path=artifacts / "models-roll-back.png")
     dialog.get_by_role("button", name="Roll back").click()

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Server, find_chromium, free_port, settle, sign_in, sign_up
+from tests.browser.conftest import Server, find_chromium, free_port, settle, sign_in, sign_up, wait_signed_out
 from tests.browser.test_journey import fits, new_context
 from tests.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider, identity_provider
 
@@ -89,7 +89,7 @@ def test_in_out_and_in_again(browser: Browser, portal: Server, provider: Identit
     expect(page.locator(".st-key-balance")).to_contain_text("20")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name=BUTTON)).to_be_visible(timeout=60_000)
-    assert "visionmeter_session" not in {one["name"] for one in context.cookies()}
+    wait_signed_out(context)
 
     used = came_back[-1]
     page.goto(used)

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from core.services import receipts, sign_in
-from tests.browser.conftest import Server, free_port, settle, sign_up
+from tests.browser.conftest import Server, click_row, free_port, settle, sign_up
 from tests.browser.conftest import sign_in as fill_in_sign_in
 from tests.browser.portal_data import behind, user_of
 from tests.browser.test_journey import fits, new_context, run_button, wait_for_results
@@ -26,14 +26,6 @@ def open_receipts(page: Page) -> None:
     """Go to Receipts by the menu."""
     page.get_by_role("link", name=re.compile("Receipts|收据")).click()
     expect(page.get_by_role("heading", name=re.compile("^(Receipts|收据)$"))).to_be_visible(timeout=30_000)
-    settle(page)
-
-
-def click_row(page: Page, row: int) -> None:
-    """Select a row of the table by its box."""
-    box = page.get_by_test_id("stDataFrame").first.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 16, box["y"] + 52 + 35 * row)
     settle(page)
 
 
@@ -59,8 +51,7 @@ def test_a_charge_leads_to_its_receipt(browser: Browser, server: Server, artifac
     run_button(page).click()
     wait_for_results(page)
     open_receipts(page)
-    click_row(page, 0)
-    expect(page.get_by_role("heading", name="zidane.jpg")).to_be_visible(timeout=30_000)
+    click_row(page.get_by_test_id("stDataFrame").first, then=page.get_by_role("heading", name="zidane.jpg"))
     expect(page.get_by_text("1.0 × (640 × 384 / 640²) × 1.0 → 0.600")).to_be_visible()
     expect(page.get_by_text("1280 × 720 px, longer side to 640")).to_be_visible()
     expect(page.get_by_text("Computed again just now: the same amount.")).to_be_visible()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Server, balance, find_chromium, free_port, settle, sign_in, sign_up
-from tests.browser.test_corrections import click_row, transactions
+from tests.browser.conftest import Server, balance, click_row, find_chromium, free_port, settle, sign_in, sign_up
+from tests.browser.test_corrections import transactions
 from tests.browser.test_journey import fits, new_context
 
 pytestmark = pytest.mark.browser
@@ -105,8 +105,11 @@ def test_from_a_preset_to_the_credit(browser: Browser, shop: Server, artifacts: 
         ("top_up", "20.000", CUSTOMER),
     ]
     assert rows[0]["reference"] == rows[1]["reference"]
-    click_row(customer.get_by_test_id("stMain").get_by_test_id("stDataFrame").last, row=1)
-    expect(customer.get_by_text("¥1,000.00 by bank transfer · paid")).to_be_visible(timeout=30_000)
+    click_row(
+        customer.get_by_test_id("stMain").get_by_test_id("stDataFrame").last,
+        row=1,
+        then=customer.get_by_text("¥1,000.00 by bank transfer · paid"),
+    )
     everywhere(customer, artifacts, "credited")
     for context in (desk, street):
         context.close()
@@ -129,8 +132,9 @@ def test_rejected_with_a_reason_and_cancelled(browser: Browser, shop: Server, ar
     page.get_by_role("link", name="Admin").click()
     page.get_by_role("tab", name="Payments").click()
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    click_row(panel.get_by_test_id("stDataFrame").first)
-    page.get_by_role("button", name="Reject").click()
+    reject = page.get_by_role("button", name="Reject")
+    click_row(panel.get_by_test_id("stDataFrame").first, then=reject)
+    reject.click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Reason").fill("only ¥5 came")
     dialog.get_by_role("button", name="Reject").click()
