@@ -15,6 +15,7 @@ from ui.invoices import show_billing
 from ui.limits import show_limits
 from ui.messages import role_words
 from ui.plans import plan_facts
+from ui.sections import show_sections
 from ui.security import show_security
 from ui.session import choose_language, require_user
 from ui.statement import show_statement
@@ -94,10 +95,4 @@ SECTIONS: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 st.title(_("Account"))
-titles = [title for title, _show in SECTIONS.values()]
-asked_for = SECTIONS.get(st.query_params.get("section", ""))
-tabs = st.tabs(titles, default=asked_for[0] if asked_for else None, key="account_section", on_change="rerun")
-for tab, (_title, show) in zip(tabs, SECTIONS.values(), strict=True):
-    if tab.open:
-        with tab:
-            show()
+show_sections(SECTIONS, key="account_section")

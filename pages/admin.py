@@ -23,6 +23,7 @@ from ui.models import show_models
 from ui.payment_desk import show_payment_desk
 from ui.plans import late_words
 from ui.price_what_if import show_what_if
+from ui.sections import show_sections
 from ui.session import require_operator
 
 operator = require_operator()
@@ -155,22 +156,21 @@ def show_prices() -> None:
     show_what_if(in_force)
 
 
-st.title(_("Admin"))
-vouchers_tab, payments_tab, customers_tab, models_tab, prices_tab, ledger_tab, audit_tab = st.tabs(
-    [_("Vouchers"), _("Payments"), _("Customers"), _("Models"), _("Price list"), _("Ledger and load"), _("Audit log")]
-)
-with vouchers_tab:
-    show_vouchers()
-with payments_tab:
-    show_payment_desk()
-with customers_tab:
+def show_all_customers() -> None:
     show_customer_invitations()
     show_customers()
-with models_tab:
-    show_models()
-with prices_tab:
-    show_prices()
-with ledger_tab:
-    show_ledger()
-with audit_tab:
-    show_audit_log()
+
+
+st.title(_("Admin"))
+show_sections(
+    {
+        "vouchers": (_("Vouchers"), show_vouchers),
+        "payments": (_("Payments"), show_payment_desk),
+        "customers": (_("Customers"), show_all_customers),
+        "models": (_("Models"), show_models),
+        "prices": (_("Price list"), show_prices),
+        "ledger": (_("Ledger and load"), show_ledger),
+        "audit": (_("Audit log"), show_audit_log),
+    },
+    key="admin_section",
+)

@@ -14,7 +14,7 @@ from core.slots import period_of
 from ui.format import money, table_time, time_zone
 from ui.i18n import _
 from ui.messages import explain
-from ui.navigation import pages
+from ui.navigation import find_page
 from ui.receipt import show_receipt_page
 from ui.session import require_user
 
@@ -123,11 +123,11 @@ def show_nothing(wanted: ReceiptFilter) -> None:
         st.info(_("Demonstration data has no receipts: nothing was run."), icon=":material/science:")
         return
     st.info(WHAT_NEXT, icon=":material/receipt_long:")
-    st.page_link(pages(operator=False)["detect"], label=_("Detect"), icon=":material/center_focus_strong:")
+    st.page_link(find_page("detect"), label=_("Detect"), icon=":material/center_focus_strong:")
 
 
 def show_one(receipt_id: str) -> None:
-    st.page_link(pages(operator=False)["receipts"], label=_("All receipts"), icon=":material/arrow_back:")
+    st.page_link(find_page("receipts"), label=_("All receipts"), icon=":material/arrow_back:")
     try:
         view = receipts.get_receipt(app, user, receipt_id)
     except ReceiptNotFoundError as error:

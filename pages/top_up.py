@@ -58,7 +58,7 @@ def show_voucher() -> None:
 
 st.title(_("Top up"))
 show_return()
-show_owed()
+show_owed(user)
 balance = account_view.get_balance(app, user)
 left, middle, right = st.columns(3)
 show_amount(left, _("Available"), balance.available_mt)
@@ -71,10 +71,10 @@ show_open_payments(found, is_member=is_member)
 if ways:
     st.subheader(_("Buy tokens"))
     show_buy_tokens(balance, ways, is_member=is_member)
-show_auto_top_up(ways)
+show_auto_top_up(user, ways)
 show_ended_payments(found)
 show_voucher()
 help_link("start", _("How to get tokens"))
 
 st.subheader(_("Transactions"))
-show_transactions()
+show_transactions(user)

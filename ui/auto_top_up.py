@@ -30,9 +30,9 @@ def show_auto_stopped(user: User) -> None:
             go_to("top_up")
 
 
-def show_auto_top_up(ways: list[str]) -> None:
+def show_auto_top_up(user: User, ways: list[str]) -> None:
     """The rule, off until the owner turns it on; nothing where no cards are taken and none is kept."""
-    app, user = current(), require_user()
+    app = current()
     view = saved_cards.get_auto(app, user)
     if STRIPE not in ways and view.card is None:
         return

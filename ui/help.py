@@ -9,14 +9,14 @@ from core.services.application import current
 from ui.code_samples import own_host
 from ui.help_text import TOPICS, figures, read_topic, show_text
 from ui.i18n import _, language
-from ui.navigation import pages
+from ui.navigation import find_page
 
 WIDTH_PX = 780
 
 
 def help_link(topic: str, label: str) -> None:
     """A link to a topic of the help, such as `prices`."""
-    st.page_link(pages(operator=False)["help"], label=label, icon=":material/help:", query_params={"topic": topic})
+    st.page_link(find_page("help"), label=label, icon=":material/help:", query_params={"topic": topic})
 
 
 def show_help() -> None:

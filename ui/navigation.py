@@ -5,35 +5,48 @@ from __future__ import annotations
 import streamlit as st
 
 from core.config import ROOT
-from ui.i18n import _
+from ui.i18n import N_, _
+
+TITLES = {
+    "detect": N_("Detect"),
+    "top_up": N_("Top up"),
+    "receipts": N_("Receipts"),
+    "usage": N_("Usage"),
+    "savings": N_("Savings"),
+    "api_keys": N_("API keys"),
+    "account": N_("Account"),
+    "help": N_("Help"),
+    "admin": N_("Admin"),
+}
+ICONS = {
+    "detect": ":material/center_focus_strong:",
+    "top_up": ":material/account_balance_wallet:",
+    "receipts": ":material/receipt_long:",
+    "usage": ":material/monitoring:",
+    "savings": ":material/savings:",
+    "api_keys": ":material/key:",
+    "account": ":material/manage_accounts:",
+    "help": ":material/help:",
+    "admin": ":material/tune:",
+}
 
 
-def pages(*, operator: bool) -> dict[str, st.Page]:
-    """All pages by name. Everybody's list is the same, so that any address opens after signing in; Admin is only
-    shown to the operator, and guards itself."""
-    return {
-        "detect": _page("detect", _("Detect"), ":material/center_focus_strong:", default=True),
-        "top_up": _page("top_up", _("Top up"), ":material/account_balance_wallet:"),
-        "receipts": _page("receipts", _("Receipts"), ":material/receipt_long:"),
-        "usage": _page("usage", _("Usage"), ":material/monitoring:"),
-        "savings": _page("savings", _("Savings"), ":material/savings:"),
-        "api_keys": _page("api_keys", _("API keys"), ":material/key:"),
-        "account": _page("account", _("Account"), ":material/manage_accounts:"),
-        "help": _page("help", _("Help"), ":material/help:"),
-        "admin": _page("admin", _("Admin"), ":material/tune:", hidden=not operator),
-    }
+def find_page(name: str, *, is_operator: bool = False) -> st.Page:
+    """A page by its name. Admin is only in the menu of the operator, and guards itself."""
+    return st.Page(
+        ROOT / "pages" / f"{name}.py",
+        title=_(TITLES[name]),
+        icon=ICONS[name],
+        default=name == "detect",
+        visibility="hidden" if name == "admin" and not is_operator else "visible",
+    )
+
+
+def list_pages(*, is_operator: bool) -> list[st.Page]:
+    """Everybody's list is the same, so that any address opens after signing in."""
+    return [find_page(name, is_operator=is_operator) for name in TITLES]
 
 
 def go_to(name: str) -> None:
     """Leave this run and open another page."""
-    st.switch_page(pages(operator=False)[name])
-
-
-def _page(name: str, title: str, icon: str, *, default: bool = False, hidden: bool = False) -> st.Page:
-    return st.Page(
-        ROOT / "pages" / f"{name}.py",
-        title=title,
-        icon=icon,
-        default=default,
-        visibility="hidden" if hidden else "visible",
-    )
+    st.switch_page(find_page(name))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.errors import PaymentNotFoundError, VisionMeterError
+from core.identity.tables import User
 from core.ledger.tables import Entry
 from core.money import format_tokens
 from core.payments.stripe_checkout import STRIPE
@@ -117,9 +118,9 @@ def show_return() -> None:
         st.warning(words)
 
 
-def show_owed() -> None:
+def show_owed(user: User) -> None:
     """What the account owes for money that went back to a card; nothing where it owes nothing."""
-    if owed_mt := payments.get_owed(current(), require_user()):
+    if owed_mt := payments.get_owed(current(), user):
         st.warning(
             _(
                 "{amount} were spent before their money went back to the card: they are taken from the next top-up."

@@ -7,7 +7,7 @@ from ui.auto_top_up import show_auto_stopped
 from ui.low_balance import show_low_balance
 from ui.mail_links import find_link, show_link
 from ui.media import watch_media
-from ui.navigation import pages
+from ui.navigation import list_pages
 from ui.session import current_user, forget_another, show_unused_invitation, show_way_in, start_language
 from ui.sidebar import show_demo_banner, show_sidebar
 from ui.sign_in import show_sign_in
@@ -24,7 +24,7 @@ start_language(user)
 link = find_link()
 st.logo(str(ASSETS / "wordmark.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
 page = st.navigation(
-    list(pages(operator=user is not None and user.is_operator).values()),
+    list_pages(is_operator=user is not None and user.is_operator),
     position="sidebar" if user and not link else "hidden",
 )
 if link is not None:

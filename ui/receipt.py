@@ -16,7 +16,7 @@ from ui.facts import show_facts
 from ui.format import local_time, percent, plain, show_amount, tokens, tokens_and_money
 from ui.help import help_link
 from ui.i18n import _, ngettext
-from ui.navigation import pages
+from ui.navigation import find_page
 
 
 def show_receipt(app: Application, user: User, hold_id: str) -> None:
@@ -30,7 +30,7 @@ def show_receipt(app: Application, user: User, hold_id: str) -> None:
         st.markdown(f"`{price_formula(view)}`")
         _show_verdict(view)
         st.page_link(
-            pages(operator=False)["receipts"],
+            find_page("receipts"),
             label=_("The whole receipt"),
             icon=":material/receipt_long:",
             query_params={"id": view.receipt.id},
@@ -73,7 +73,7 @@ def show_receipt_page(app: Application, user: User, view: ReceiptView) -> None:
         )
         if view.image:
             st.page_link(
-                pages(operator=False)["detect"],
+                find_page("detect"),
                 label=_("The run with its boxes"),
                 icon=":material/center_focus_strong:",
                 query_params={"run": view.image.job_id},

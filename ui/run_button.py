@@ -23,7 +23,7 @@ from ui.format import tokens, tokens_and_money
 from ui.help import help_link
 from ui.i18n import _
 from ui.messages import explain
-from ui.navigation import go_to, pages
+from ui.navigation import go_to
 from ui.opened import open_run
 from ui.session import require_user
 
@@ -83,7 +83,7 @@ def _show_obstacle(obstacle: VisionMeterError, label: str, user: User, key: str)
     else:
         st.warning(explain(obstacle), icon=":material/block:")
     st.button(label, type="primary", width="stretch", disabled=True, key=f"{key}_blocked")
-    has_way_out = isinstance(obstacle, SpendingCapError) and user.role == "owner" and "account" in pages(operator=False)
+    has_way_out = isinstance(obstacle, SpendingCapError) and user.role == "owner"
     if has_way_out and st.button(_("Change the caps"), icon=":material/tune:", key=f"{key}_caps"):
         go_to("account")
 

@@ -15,7 +15,7 @@ from core.services.application import current
 from core.services.team import require_role
 from ui.format import plain
 from ui.i18n import LANGUAGE_COOKIE, LANGUAGES, _, guess_language, language
-from ui.navigation import pages
+from ui.navigation import find_page
 from ui.session_component import remember_language
 
 
@@ -128,4 +128,4 @@ def show_way_in() -> None:
     """Above a page that needs no sign-in: the language, and the way to the sign-in page."""
     with st.container(horizontal=True, vertical_alignment="center"):
         language_switch(None, key="sign_in_language")
-        st.page_link(pages(operator=False)["detect"], label=_("Sign in"), icon=":material/login:")
+        st.page_link(find_page("detect"), label=_("Sign in"), icon=":material/login:")

@@ -11,7 +11,7 @@ from ui.format import plain
 from ui.i18n import _, language
 from ui.mail_links import show_forgotten
 from ui.messages import explain
-from ui.navigation import pages
+from ui.navigation import find_page
 from ui.oidc import FAILED, show_oidc
 from ui.secret_inputs import code_input
 from ui.session import language_switch
@@ -46,7 +46,7 @@ def show_sign_in() -> None:
                 "only for the pixels that were computed."
             )
         )
-        st.page_link(pages(operator=False)["help"], label=_("How it works and what it costs"), icon=":material/help:")
+        st.page_link(find_page("help"), label=_("How it works and what it costs"), icon=":material/help:")
         invitation = st.query_params.get("invite")
         show_oidc(current(), invitation)
         titles = [_("Sign in"), _("Create account")]

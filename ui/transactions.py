@@ -19,10 +19,9 @@ from ui.format import money, plain, table_time, time_zone, tokens
 from ui.i18n import N_, _, ngettext
 from ui.payments import show_payment_of
 from ui.receipt import show_receipt
-from ui.session import require_user
 from ui.verification import explain_problem
 
-PER_PAGE = 100
+PER_PAGE = 50
 CSV_ENTRIES_MAX = 50_000
 KIND_WORDS = {
     "top_up": N_("top-up"),
@@ -51,9 +50,9 @@ def kind_words(kind: str) -> str:
     return _(KIND_WORDS[kind]) if kind in KIND_WORDS else kind
 
 
-def show_transactions() -> None:
+def show_transactions(user: User) -> None:
     """The filters, one page of entries, what was selected in it, and the downloads."""
-    user, app = require_user(), current()
+    app = current()
     view, since, until = _show_filters()
     kinds = VIEW_KINDS[view]
     trail = _trail((view, since, until))
@@ -147,9 +146,10 @@ def _trail(chosen: tuple[object, ...]) -> list[int]:
 
 def _show_page(app: Application, user: User, view: str, entries: Sequence[Entry], actors: Mapping[str, str]) -> None:
     refunded = account_view.find_refunded(app, user, entries)
+    kinds = {kind: kind_words(kind) for kind in {entry.kind for entry in entries}}
     columns = {
         _("Time"): [table_time(entry.created_at) for entry in entries],
-        _("Type"): [kind_words(entry.kind) for entry in entries],
+        _("Type"): [kinds[entry.kind] for entry in entries],
         _("Tokens"): [format_tokens(entry.posted_change_mt, signed=True) for entry in entries],
         _("Worth"): [money(entry.posted_change_mt) for entry in entries],
         _("Settled after"): [format_tokens(entry.posted_after_mt) for entry in entries],

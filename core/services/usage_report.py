@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import date, datetime, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 
 from sqlmodel import Session
 
+from core.db import utcnow
 from core.identity import api_keys, users
 from core.identity.callers import Caller
+from core.ledger.tables import Account
 from core.services.application import Application
 from core.usage import export, queries
 from core.usage.queries import EVERYTHING, By, CallerUsage, DayUsage, Selection, Totals
@@ -124,6 +126,19 @@ def records_csv(
     callers = used_callers(app, user)
     with app.db.read() as session:
         yield from export.records_csv(session, user.account_id, start, end, callers=callers, which=which)
+
+
+def report_version(app: Application, user: Caller, models: Collection[str]) -> str:
+    """Changes with every image and every entry of the account, and with its cap: two reports of one version say the
+    same of one period.
+
+    `models` is what `used_models` answered. A record is committed long before the day after its own is over.
+    """
+    today = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)
+    with app.db.read() as session:
+        images, amount_mt = queries.count_since(session, user.account_id, today - timedelta(days=1), models=models)
+        account = session.get_one(Account, user.account_id)
+        return f"{today:%Y%m%d}-{images}-{amount_mt}-{account.version}-{account.month_cap_mt}"
 
 
 def used_models(app: Application, user: Caller) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, func, select
 from sqlmodel import Session, col
 
-from core.slots import SLOTS_A_DAY, Span, day_of, find_spans, slots_between
+from core.slots import SLOTS_A_DAY, Span, day_of, find_spans, slot_of, slots_between
 from core.usage.tables import OUTCOMES, UsageCallerSlot, UsageSlot
 
 _SUMMED = (*OUTCOMES, "amount_mt")
@@ -186,6 +186,19 @@ def used_models(session: Session, account_id: str) -> list[str]:
 def used_actors(session: Session, account_id: str) -> list[str]:
     """The ids of the keys and people that an account has records of; one look into the key for each."""
     return _step_through(session, col(UsageCallerSlot.actor), col(UsageCallerSlot.account_id) == account_id)
+
+
+def count_since(session: Session, account_id: str, since: datetime, *, models: Collection[str]) -> tuple[int, int]:
+    """Images of these models, and their milli-tokens, since a moment on a quarter of an hour; a few rows are read."""
+    images: Any = sum(getattr(UsageSlot, outcome) for outcome in OUTCOMES)
+    count, amount_mt = session.execute(
+        select(func.sum(images), func.sum(col(UsageSlot.amount_mt))).where(
+            col(UsageSlot.account_id) == account_id,
+            col(UsageSlot.model).in_(models),
+            col(UsageSlot.slot) >= slot_of(since),
+        )
+    ).one()
+    return int(count or 0), int(amount_mt or 0)
 
 
 def sum_up(days: Iterable[DayUsage]) -> Totals:

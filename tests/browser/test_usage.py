@@ -124,6 +124,54 @@ def test_a_shared_address_shows_the_same_view(
     context.close()
 
 
+def test_what_happens_meanwhile_is_shown(browser: Browser, server: Server, customer: Customer) -> None:
+    """The next click on an open page shows the picture that came since, in cards, charts and tables; the same view of
+    somebody else shows his own.
+    """
+    context = new_context(browser)
+    page = context.new_page()
+    open_page(page, server, customer, "?period=7")
+    before = int(card(page, "Pictures").replace(",", ""))
+    with behind(server) as app:
+        user = user_of(app, demo.EMAIL)
+        with app.db.write() as session:
+            add_record(
+                session,
+                UsageRecord(
+                    account_id=user.account_id, actor=user.id, model="yolov8n", model_version="v", img_size=640,
+                    input_height=640, input_width=640, amount_mt=0, outcome="free", class_counts={},
+                ),
+            )  # fmt: skip
+    page.get_by_role("radio", name="by API key and person").click()
+    settle(page)
+    assert int(card(page, "Pictures").replace(",", "")) == before + 1
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV of the days shown").click()
+    total = next(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines()))
+    assert int(total["Pictures"]) == before + 1
+    context.close()
+
+    context = new_context(browser)
+    page = context.new_page()
+    sign_up(page, server.url, "other@example.com")
+    with behind(server) as app:
+        user = user_of(app, "other@example.com")
+        with app.db.write() as session:
+            add_record(
+                session,
+                UsageRecord(
+                    account_id=user.account_id, actor=user.id, model="yolov8n", model_version="v", img_size=640,
+                    input_height=640, input_width=640, amount_mt=1300, outcome="charged", class_counts={},
+                ),
+            )  # fmt: skip
+    page.goto(f"{server.url}/usage?period=7&by=key")
+    expect(page.locator(".stPlotlyChart").first).to_be_visible(timeout=60_000)
+    settle(page)
+    assert (card(page, "Pictures"), card(page, "Tokens")) == ("1", "1.300")
+    expect(page.get_by_text("yolov8x")).to_have_count(0)
+    context.close()
+
+
 def test_without_any_usage_the_page_says_what_to_do(browser: Browser, server: Server, customer: Customer) -> None:
     """A new account is sent to its first picture."""
     context = new_context(browser)

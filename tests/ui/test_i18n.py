@@ -27,7 +27,7 @@ SAME_IN_CHINESE = {"VIP": "the Chinese say it, too"}
 
 # Messages that the code computes; each is covered by a test of its own.
 # The second is a dictionary of marked words.
-COMPUTED = {"ready[name].classes", "KIND_WORDS[kind]"}
+COMPUTED = {"ready[name].classes", "KIND_WORDS[kind]", "TITLES[name]"}
 
 # Literals that people read and that are not translated.
 BARE = {

@@ -11,6 +11,8 @@ from core.services import corrections, limits, usage_details, usage_report
 from core.services.application import Application
 from core.services.job_runner import JobRunner, cancel_job
 from core.usage.queries import Selection
+from core.usage.records import add_record
+from core.usage.tables import UsageRecord
 from tests.core.services.helpers import MODEL, pictures, quote, run, submit, wait
 
 Start = Callable[[Application], JobRunner]
@@ -66,3 +68,44 @@ def test_the_month_stands_against_the_cap(app: Application, sign_up: Callable[..
     assert sum(month.daily_mt.values()) == limits.get_limits(app, ann).month_spent_mt == 500
     assert (month.cap_mt, month.forecast, month.days[-1]) == (9000, None, month.today)
     assert usage_details.report_month(app, ann, which=Selection(models=[])).daily_mt == {}
+
+
+def test_a_version_stands_for_what_the_page_shows(
+    app: Application, sign_up: Callable[..., User], start_runner: Start
+) -> None:
+    """Every image, whatever its outcome, every entry and the cap make a new version; nothing else does."""
+    ann, ben = sign_up(app), sign_up(app, email="ben@example.com")
+    start_runner(app)
+    seen: list[str] = []
+
+    def version() -> str:
+        return usage_report.report_version(app, ann, usage_report.used_models(app, ann))
+
+    def is_new() -> bool:
+        found = version()
+        assert found == version()
+        seen.append(found)
+        return found not in seen[:-1]
+
+    assert is_new()
+    view = run(app, ann, pictures(1))
+    assert is_new()
+    hold_id = view.images[0].hold_id
+    assert hold_id is not None
+    run(app, ann, pictures(1))  # free: the same picture again
+    assert is_new()
+    run(app, ben, pictures(1))
+    assert not is_new()
+    corrections.refund_charge(app, ann, hold_id, 100, reason="blurred", idempotency_key="one")
+    assert is_new()
+    limits.set_limits(app, ann, day_cap_mt=None, month_cap_mt=9000, alert_below_mt=None)
+    assert is_new()
+    with app.db.write() as session:
+        add_record(
+            session,
+            UsageRecord(
+                account_id=ann.account_id, actor=ann.id, model=MODEL, model_version="v", img_size=640,
+                input_height=640, input_width=640, amount_mt=0, outcome="failed",
+            ),
+        )  # fmt: skip
+    assert is_new()
