@@ -3,10 +3,12 @@
 One server, as `make run` starts it, on a ledger of a year (`bench/history.py`), nearly all of it one customer's. His
 pages are opened and rerun over Streamlit's own websocket, as a browser does. First by one tab alone, page by page: what
 the server says of each rerun is the breakdown (script, its CPU time, its SQL). Then by twenty tabs at once: each opens
-pages at random, reruns each a few times, and thinks in between. One more tab stays on the sign-in page: its rerun does
-next to nothing, and is the baseline.
+pages at random, reruns each a few times, and thinks in between. Meanwhile a picture of his is recorded every few
+seconds, so what was drawn before it is drawn again. One more tab stays on the sign-in page: its rerun does next to
+nothing, and is the baseline.
 
-    python bench/pages.py [--entries 1000000] [--tabs 20] [--think 4] [--seconds 180] [--first-paint]
+    python bench/pages.py [--entries 1000000] [--tabs 20] [--think 4] [--seconds 180]
+        [--picture-every 10] [--first-paint]
 """
 
 from __future__ import annotations
@@ -117,8 +119,8 @@ def take_runs(port: int) -> list[dict[str, float]]:
 # A year of data -------------------------------------------------------------------------------------
 
 
-def write_year(data_dir: Path, entries: int, tabs: int) -> list[str]:
-    """Write it, and sign the heavy customer in so many times; gives the tokens of his cookies."""
+def write_year(data_dir: Path, entries: int, tabs: int) -> tuple[str, list[str]]:
+    """Write it, and sign the heavy customer in so many times; gives his id and the tokens of his cookies."""
     from bench.history import Plan, write_history
     from core.config import Settings
     from core.db import Database, utcnow
@@ -157,7 +159,41 @@ def write_year(data_dir: Path, entries: int, tabs: int) -> list[str]:
             ticket = sessions.issue_ticket(session, heavy.user_id)
             tokens.append(sessions.exchange_ticket(session, ticket, session_ttl=timedelta(hours=10)))
     db.close()
-    return tokens
+    return heavy.user_id, tokens
+
+
+@contextmanager
+def pictures_coming(data_dir: Path, user_id: str, every_s: float) -> Iterator[None]:
+    """Record a picture of this user again and again, as his runs would."""
+    from core.config import Settings
+    from core.db import Database
+    from core.identity.tables import User
+    from core.usage.records import add_record
+    from core.usage.tables import UsageRecord
+
+    db, over = Database(Settings(_env_file=None, data_dir=data_dir).sqlalchemy_url), threading.Event()
+
+    def record() -> None:
+        while not over.wait(every_s):
+            with db.write() as session:
+                account_id = session.get_one(User, user_id).account_id
+                add_record(
+                    session,
+                    UsageRecord(
+                        account_id=account_id, actor=user_id, model="yolov8s", model_version="bench", img_size=640,
+                        input_height=640, input_width=640, amount_mt=1000, outcome="charged", wait_ms=20, model_ms=200,
+                        class_counts={"person": 2},
+                    ),
+                )  # fmt: skip
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        db.close()
 
 
 # In a tab -------------------------------------------------------------------------------------------
@@ -307,6 +343,7 @@ def main() -> None:
     parser.add_argument("--tabs", type=int, default=20)
     parser.add_argument("--think", type=float, default=4.0, help="mean seconds between two clicks in a tab")
     parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--picture-every", type=float, default=10.0, help="seconds between two new pictures of his")
     parser.add_argument("--first-paint", action="store_true", help="in Chromium, by Playwright")
     arguments = parser.parse_args()
     if arguments.serve:
@@ -314,17 +351,18 @@ def main() -> None:
         return
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="visionmeter-bench-"))) / "data"
-        tokens = write_year(data_dir, arguments.entries, arguments.tabs)
+        user_id, tokens = write_year(data_dir, arguments.entries, arguments.tabs)
         port = stack.enter_context(served(data_dir))
         one, breakdown = alone(port, tokens[0])
         painted = first_paint(port, tokens[0]) if arguments.first_paint else {}
         load_before = os.getloadavg()[0]
-        many = together(port, tokens, think_s=arguments.think, seconds=arguments.seconds)
+        with pictures_coming(data_dir, user_id, arguments.picture_every):
+            many = together(port, tokens, think_s=arguments.think, seconds=arguments.seconds)
 
     print(
         f"{arguments.entries:,} entries in a year, nine tenths of them his; {os.cpu_count()} cores, "
         f"load {load_before:.1f} before\n{arguments.tabs} tabs, a click every {arguments.think:.0f} s on the mean in "
-        f"each, {arguments.seconds:.0f} s"
+        f"each, {arguments.seconds:.0f} s; a new picture of his every {arguments.picture_every:.0f} s"
     )
     print(f"{'':10}{'a tab alone, median ms':>40}{'':6}{'all tabs, rerun ms':>22}{'opened':>10}")
     print(f"{'page':10}{'rerun':>8}{'script':>8}{'CPU':>8}{'SQL':>8}{'queries':>8}{'':6}", end="")

@@ -58,16 +58,21 @@ uploads = file_uploader(
 samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
 with st.expander(_("Or from an address, or the camera"), icon=":material/add_link:"):
     with (
-        st.form("fetch_picture", border=False, clear_on_submit=True),
+        st.form("fetch_picture", border=False),
         st.container(horizontal=True, vertical_alignment="bottom"),
     ):
-        address = st.text_input(_("Address of a picture"), placeholder="https://", max_chars=4096)
+        if st.session_state.pop("fetched", False):
+            st.session_state["fetch_address"] = ""
+        address = st.text_input(_("Address of a picture"), placeholder="https://", max_chars=4096, key="fetch_address")
         if st.form_submit_button(_("Add"), icon=":material/add_link:") and address.strip():
             with st.spinner(_("Fetching …")):
                 try:
                     add_fetched(*fetch_picture(app, require_user(), address))
                 except VisionMeterError as error:
                     st.error(explain(error))
+                else:
+                    st.session_state["fetched"] = True
+                    st.rerun()
     # The browser asks for the camera as soon as it is shown.
     if st.toggle(_("Use the camera"), key=f"with_camera_{batch}"):
         shot = st.camera_input(_("Take a picture"), key=f"camera_{batch}")

@@ -44,12 +44,15 @@ def test_an_address_is_refused_in_words(browser: Browser, server: Server, artifa
     page = context.new_page()
     sign_up(page, server.url, "address@example.com")
     page.get_by_text("Or from an address, or the camera").click()
-    page.get_by_role("textbox", name="Address of a picture").fill("http://127.0.0.1:1/bus.jpg")
+    address = page.get_by_role("textbox", name="Address of a picture")
+    address.fill("http://127.0.0.1:1/bus.jpg")
+    settle(page)
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.get_by_text("Pictures are fetched from public https and http addresses only")).to_be_visible(
         timeout=30_000
     )
     settle(page)
+    expect(address).to_have_value("http://127.0.0.1:1/bus.jpg")
     fits(page)
     page.screenshot(path=artifacts / "sources-390.png", full_page=True)
     context.close()
