@@ -33,11 +33,14 @@ def show_customer_invitations() -> None:
         )
         if st.form_submit_button(_("Make an invitation"), icon=":material/mail:"):
             _invite(email or "")
-    if made := st.session_state.pop("customer_invitation_made", None):
+    if st.session_state.get("page_arrived"):
+        st.session_state.pop("customer_invitation_made", None)
+    if made := st.session_state.get("customer_invitation_made"):
         with st.container(border=True, key="customer_invitation_made"):
             st.markdown(
                 _(
-                    "Send this link to **{email}** yourself. It is shown only now, works once, and for seven days."
+                    "Send this link to **{email}** yourself. It is shown until you leave this page, works once, and "
+                    "for seven days."
                 ).format(email=plain(made[0]))
             )
             st.code(made[1], language=None, wrap_lines=True)
@@ -64,6 +67,7 @@ def _withdraw(invitation_id: str, email: str) -> None:
     except VisionMeterError as error:
         st.error(explain(error))
         return
+    st.session_state.pop("customer_invitation_made", None)
     st.session_state["customer_invitation_notice"] = _("The invitation of {email} was withdrawn.").format(
         email=plain(email)
     )

@@ -31,8 +31,11 @@ def show_ledger() -> None:
     middle.metric(_("Waiting for the engine"), app.engine.queue_depth)
     right.metric(_("Price list"), account_view.get_prices(app).version)
     st.caption(_("Replays every entry of every account and checks that all accounts, ours included, sum to zero."))
+    if st.session_state.get("page_arrived"):
+        st.session_state.pop("ledger_checked", None)
     if st.button(_("Check the ledger"), icon=":material/verified:", type="primary"):
         _check(())
+    of_entries = st.container()
     st.subheader(_("Heads of the ledger"))
     st.caption(
         _(
@@ -56,12 +59,21 @@ def show_ledger() -> None:
             st.error(explain(error))
         else:
             _check(heads)
+    # It stays until the next check: looking at another section meanwhile is no reason to replay everything again.
+    if checked := st.session_state.get("ledger_checked"):
+        check, count = checked
+        with st.container() if count else of_entries:
+            _show_check(check, count)
 
 
 def _check(heads: Iterable[Head]) -> None:
     heads = list(heads)
     with st.spinner(_("Replaying the entries …")):
         check = audit.check_ledger(current(), require_operator(), heads=heads)
+    st.session_state["ledger_checked"] = (check, len(heads))
+
+
+def _show_check(check: Verification, heads: int) -> None:
     if check.ok:
         st.success(
             _("{accounts} accounts and {entries} entries agree; the sum is {sum}.").format(
@@ -70,9 +82,7 @@ def _check(heads: Iterable[Head]) -> None:
         )
         if heads:
             st.success(
-                ngettext(
-                    "{n} account contains its exported head.", "{n} accounts contain their exported heads.", len(heads)
-                )
+                ngettext("{n} account contains its exported head.", "{n} accounts contain their exported heads.", heads)
             )
     else:
         _show_problems(check)

@@ -26,8 +26,9 @@ from ui.usage_view import View
 CARD_PX = 167
 CLASSES_SHOWN = 15
 PLAIN = {"displaylogo": False, "displayModeBar": False}
-# A view is some hundred kilobytes; Streamlit keeps them in this process.
-VIEWS_KEPT = 128
+# Streamlit keeps them in this process: a month is a hundred kilobytes, a year by fifty API keys some megabytes.
+# Each of the four functions below keeps so much.
+KEPT_SIZE = "32MB"
 KEPT_FOR = timedelta(minutes=10)
 
 
@@ -59,7 +60,7 @@ class Figures:
     callers: list[CallerReport]
 
 
-@st.cache_data(max_entries=VIEWS_KEPT, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
 def read_figures(edition: Edition, _user: User) -> Figures:
     """What the database says of an edition of this user's account."""
     app, view, zone = current(), edition.view, edition.zone
@@ -74,7 +75,7 @@ def read_figures(edition: Edition, _user: User) -> Figures:
     )
 
 
-@st.cache_data(max_entries=VIEWS_KEPT, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
 def show_cards(edition: Edition, _figures: Figures) -> None:
     """Two rows of figures, each with its change and its days: what tokens did, and what pictures did."""
     report, returns, returned_before = _figures.report, _figures.returns, _figures.returned_before
@@ -139,7 +140,7 @@ def show_cards(edition: Edition, _figures: Figures) -> None:
         )
 
 
-@st.cache_data(max_entries=VIEWS_KEPT, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
 def show_charts(edition: Edition, _figures: Figures) -> None:
     """Days, the month and its forecast, hours, times, outcomes, classes."""
     report, found = _figures.report, _figures.details
@@ -188,7 +189,7 @@ def show_charts(edition: Edition, _figures: Figures) -> None:
         st.caption(_("No objects were found in charged pictures of this selection."))
 
 
-@st.cache_data(max_entries=VIEWS_KEPT, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
 def show_tables(edition: Edition, _figures: Figures) -> None:
     """The same as rows: days, and who asked."""
     by, names = edition.view.by, dict(edition.callers)

@@ -13,6 +13,7 @@ from core.identity import api_keys, users
 from core.identity.callers import Caller
 from core.ledger.tables import Account
 from core.services.application import Application
+from core.services.metered_detection import billing_day
 from core.usage import export, queries
 from core.usage.queries import EVERYTHING, By, CallerUsage, DayUsage, Selection, Totals
 
@@ -129,8 +130,8 @@ def records_csv(
 
 
 def report_version(app: Application, user: Caller, models: Collection[str]) -> str:
-    """Changes with every image and every entry of the account, and with its cap: two reports of one version say the
-    same of one period.
+    """Changes with every image and every entry of the account, with its cap and with the day of the caps: two reports
+    of one version say the same of one period.
 
     `models` is what `used_models` answered. A record is committed long before the day after its own is over.
     """
@@ -138,7 +139,8 @@ def report_version(app: Application, user: Caller, models: Collection[str]) -> s
     with app.db.read() as session:
         images, amount_mt = queries.count_since(session, user.account_id, today - timedelta(days=1), models=models)
         account = session.get_one(Account, user.account_id)
-        return f"{today:%Y%m%d}-{images}-{amount_mt}-{account.version}-{account.month_cap_mt}"
+        version, cap_mt = account.version, account.month_cap_mt
+    return f"{today:%Y%m%d}-{billing_day(app)}-{images}-{amount_mt}-{version}-{cap_mt}"
 
 
 def used_models(app: Application, user: Caller) -> list[str]:

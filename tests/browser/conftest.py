@@ -194,17 +194,20 @@ def sign_in(page: Page, email: str, password: str = "correct horse battery") -> 
 
 
 def click_row(table: Locator, row: int = 0, *, then: Locator) -> None:
-    """Select a row of a dataframe until `then` is there and can be used: its cells are drawn on a canvas, so there is
+    """Select a row of a dataframe until `then` is seen and can be used: its cells are drawn on a canvas, so there is
     nothing to wait for before the click, and a page that still moves lets it miss.
     """
-    for last in (False, False, False, True):
+    assert not (then.is_visible() and then.is_enabled()), "what is to follow the click is there before it"
+    # An odd number: should a click that seemed to miss be late, the next takes the selection back.
+    for last in (False, False, True):
         table.scroll_into_view_if_needed()
         box = table.bounding_box()
         assert box is not None
         table.page.mouse.click(box["x"] + 16, box["y"] + 52 + 35 * row)
         settle(table.page)
         try:
-            expect(then).to_be_enabled(timeout=10_000)
+            expect(then).to_be_visible(timeout=15_000)
+            expect(then).to_be_enabled(timeout=15_000)
             return
         except AssertionError:
             if last:

@@ -145,6 +145,11 @@ def test_what_happens_meanwhile_is_shown(browser: Browser, server: Server, custo
     page.get_by_role("radio", name="by API key and person").click()
     settle(page)
     assert int(card(page, "Pictures").replace(",", "")) == before + 1
+    # The very view that was drawn before.
+    page.get_by_role("radio", name="by model").click()
+    settle(page)
+    assert int(card(page, "Pictures").replace(",", "")) == before + 1
+    expect(page.locator(".stPlotlyChart").first).to_contain_text("yolov8n")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV of the days shown").click()
     total = next(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines()))
@@ -196,6 +201,12 @@ def test_the_page_fits(
     context = new_context(browser, locale=locale, viewport={"width": width, "height": 3600}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, server, customer, "?period=90&by=key")
+    expect(page.get_by_role("heading", name="运行结果" if locale == "zh-CN" else "Outcomes")).to_be_visible()
+    heat = page.evaluate(
+        "() => [...document.querySelectorAll('.js-plotly-plot')].map((plot) => plot.data[0])"
+        ".find((trace) => trace.type === 'heatmap').colorscale[1][1]"
+    )
+    assert heat == ("rgba(86, 180, 233, 1)" if scheme == "dark" else "rgba(0, 114, 178, 1)")
     fits(page)
     page.screenshot(path=artifacts / f"usage-{locale}-{width}-{scheme}.png".lower())
     context.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from core.db import utcnow
 from core.identity.tables import User
 from core.services import corrections, limits, usage_details, usage_report
 from core.services.application import Application
 from core.services.job_runner import JobRunner, cancel_job
+from core.services.metered_detection import billing_day
 from core.usage.queries import Selection
 from core.usage.records import add_record
 from core.usage.tables import UsageRecord
@@ -71,9 +74,9 @@ def test_the_month_stands_against_the_cap(app: Application, sign_up: Callable[..
 
 
 def test_a_version_stands_for_what_the_page_shows(
-    app: Application, sign_up: Callable[..., User], start_runner: Start
+    app: Application, sign_up: Callable[..., User], start_runner: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every image, whatever its outcome, every entry and the cap make a new version; nothing else does."""
+    """Every image, whatever its outcome, every entry, the cap and a day make a new version; nothing else does."""
     ann, ben = sign_up(app), sign_up(app, email="ben@example.com")
     start_runner(app)
     seen: list[str] = []
@@ -108,4 +111,10 @@ def test_a_version_stands_for_what_the_page_shows(
                 input_height=640, input_width=640, amount_mt=0, outcome="failed",
             ),
         )  # fmt: skip
+    assert is_new()
+    tomorrow = billing_day(app) + timedelta(days=1)
+    monkeypatch.setattr(usage_report, "billing_day", lambda _app: tomorrow)
+    assert is_new()
+    noon = utcnow() + timedelta(days=1)
+    monkeypatch.setattr(usage_report, "utcnow", lambda: noon)
     assert is_new()
