@@ -52,11 +52,45 @@ MODEL = "yolov8s-fall"
 PASSWORD = "correct horse battery"
 
 
+# Files that take a minute and more, the longest first: begun last, one of them would keep a run waiting for itself
+# alone (`--no-loadscope-reorder` lets them be first).
+LONGEST = (
+    "core/inference/backends/test_tasks.py",
+    "gateway/test_cli_quantize.py",
+    "core/services/test_saved_cards.py",
+    "core/ledger/test_concurrency.py",
+    "core/ledger/test_mutants.py",
+    "core/services/test_cards.py",
+    "gateway/test_oidc.py",
+    "core/ledger/test_crash.py",
+    "core/ledger/test_stateful.py",
+    "core/inference/backends/test_openvino_network.py",
+    "core/services/test_fault_points.py",
+    "core/inference/test_tasks.py",
+    "gateway/test_stripe_events.py",
+    "core/services/test_models.py",
+    "core/inference/test_faults.py",
+    "clients/test_command_server.py",
+    "core/services/test_lost_outcome.py",
+    "browser/test_accessibility.py",
+    "browser/test_journey.py",
+    "browser/test_account.py",
+    "browser/test_corrections.py",
+    "browser/test_advisor.py",
+    "browser/test_second_factor.py",
+    "browser/test_card.py",
+    "browser/test_api_keys.py",
+    "browser/test_receipts.py",
+)
+TESTS = Path(__file__).parent
+
+
 # Before xdist's and pytest's own, which select by marker.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests come last: Playwright leaves an event loop running in the thread of the tests."""
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ("browser" in item.path.parts, rank.get(item.path, len(rank))))
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker(pytest.mark.browser)

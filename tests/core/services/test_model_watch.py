@@ -96,6 +96,7 @@ def shop(
 
 def test_a_newer_file_that_another_goes_before_is_told_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """Who copies a `.pt` beside an `.onnx` that is served would wait in vain: the log says why, once for each file."""
+    caplog.set_level("WARNING", logger="visionmeter")
     before = shop.folder / f"{NAME}.onnx"
     before.write_bytes(b"no network")
     os.utime(before, (1, 1))
