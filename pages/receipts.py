@@ -44,6 +44,7 @@ def choose_filter() -> ReceiptFilter | None:
             default="all",
             required=True,
             key="receipts_period",
+            wrap=True,
         )
     text = (text or "").strip()
     if period == "all":

@@ -55,7 +55,13 @@ by_words = {"model": _("by model"), "key": _("by API key and person")}
 left, right = st.columns([3, 2], vertical_alignment="bottom")
 left.subheader(_("Tokens by day"))
 right.segmented_control(
-    _("Stacked"), BYS, format_func=by_words.__getitem__, required=True, key="usage_by", label_visibility="collapsed"
+    _("Stacked"),
+    BYS,
+    format_func=by_words.__getitem__,
+    required=True,
+    key="usage_by",
+    label_visibility="collapsed",
+    wrap=True,
 )
 show_charts(edition, figures)
 show_tables(edition, figures)

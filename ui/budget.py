@@ -72,6 +72,7 @@ def _show(candidates: list[Candidate], task: str) -> None:
             default=False,
             required=True,
             key="budget_for",
+            wrap=True,
         )
     with_tiles = st.toggle(_("Tiles, too"), key="budget_tiles") if task == "detect" else False
     try:
