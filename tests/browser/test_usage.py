@@ -190,7 +190,7 @@ def test_without_any_usage_the_page_says_what_to_do(browser: Browser, server: Se
 
 @pytest.mark.parametrize(
     ("width", "scheme", "locale"),
-    [(390, "dark", "zh-CN"), (390, "light", "en-US"), (1280, "dark", "en-US"), (1280, "light", "zh-CN")],
+    [(390, "dark", "zh-CN"), (1280, "light", "en-US")],
 )
 def test_the_page_fits(
     browser: Browser, server: Server, customer: Customer, artifacts: Path, width: int, scheme: str, locale: str
