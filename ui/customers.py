@@ -203,7 +203,8 @@ def _show_charges(customer: Customer) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        key=f"charges_{customer.account.id}_{charges[0].seq}_{len(charges)}",
+        # A refund makes another table: nothing is selected in it that was chosen for the refund before.
+        key=f"charges_{customer.account.id}_{charges[0].seq}_{len(charges)}_{sum(c.refunded_mt for c in charges)}",
     )
     with st.container(horizontal=True):
         chosen = charges[event.selection.rows[0]] if event.selection.rows else None
