@@ -5,7 +5,7 @@ HOST ?= localhost
 TORCH_BACKEND ?=
 PYTHON ?=
 PYTEST_ARGS ?=
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 3
 BROWSER_WORKERS ?= 2
 
 VENV = .venv
@@ -24,7 +24,7 @@ help: ## this list
 	@echo
 	@echo "  PORT=8501           the port of make run"
 	@echo "  HOST=localhost      the address of make run; 0.0.0.0 lets other machines in"
-	@echo "  TEST_WORKERS=4      test files that run at the same time; BROWSER_WORKERS=2 those of the browser"
+	@echo "  TEST_WORKERS=3      test files that run at the same time; BROWSER_WORKERS=2 those of the browser"
 	@echo "  TORCH_BACKEND=cpu   the build of torch to install (a value of uv's --torch-backend)"
 
 run: install ## install what is needed, then serve the portal on http://localhost:8501
