@@ -77,6 +77,7 @@ screenshots: install-dev ## take the README's pictures anew (needs Chromium)
 
 bench: install ## the figures of docs/benchmarks.md, measured here
 	$(BIN)/python bench/rerun_latency.py
+	$(BIN)/python bench/pages.py
 	$(BIN)/python bench/ledger.py
 	$(BIN)/python bench/ledger_verify.py
 	$(BIN)/python bench/ledger_growth.py

@@ -33,6 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import psutil  # noqa: E402  # the path comes first
 from streamlit.proto.BackMsg_pb2 import BackMsg  # noqa: E402  # the path comes first
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg  # noqa: E402  # the path comes first
 from websockets.sync.client import ClientConnection, connect  # noqa: E402  # the path comes first
@@ -100,13 +101,31 @@ def serve(port: int) -> None:
 
 
 @contextmanager
-def served(data_dir: Path) -> Iterator[int]:
-    """A server on a folder of data; gives its port, stops it at the end."""
+def served(data_dir: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """A server on a folder of data; gives its port and its process, stops it at the end."""
     port = free_port()
     command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(port)]
     environment = plain_environment({"VISIONMETER_DATA_DIR": str(data_dir)})
-    with running(command, port, data_dir / "server.log", environment):
-        yield port
+    with running(command, port, data_dir / "server.log", environment) as process:
+        yield port, psutil.Process(process.pid)
+
+
+@contextmanager
+def memory_watched(process: psutil.Process, every_s: float) -> Iterator[list[float]]:
+    """The process's resident megabytes, again and again; complete at the end."""
+    megabytes, over = [process.memory_info().rss / 1e6], threading.Event()
+
+    def look() -> None:
+        while not over.wait(every_s):
+            megabytes.append(process.memory_info().rss / 1e6)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield megabytes
+    finally:
+        over.set()
+        thread.join()
 
 
 def take_runs(port: int) -> list[dict[str, float]]:
@@ -352,11 +371,11 @@ def main() -> None:
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="visionmeter-bench-"))) / "data"
         user_id, tokens = write_year(data_dir, arguments.entries, arguments.tabs)
-        port = stack.enter_context(served(data_dir))
+        port, process = stack.enter_context(served(data_dir))
         one, breakdown = alone(port, tokens[0])
         painted = first_paint(port, tokens[0]) if arguments.first_paint else {}
         load_before = os.getloadavg()[0]
-        with pictures_coming(data_dir, user_id, arguments.picture_every):
+        with pictures_coming(data_dir, user_id, arguments.picture_every), memory_watched(process, 30) as megabytes:
             many = together(port, tokens, think_s=arguments.think, seconds=arguments.seconds)
 
     print(
@@ -380,6 +399,7 @@ def main() -> None:
         print(f"{'':6}{percentile(reruns, 50):8.1f}{p95:8.1f}{len(reruns):6}{percentile(opened, 95):10.1f}", end="")
         print(f"{p95 / base:16.1f}")
     print(f"goal: p95 of every page below {GOAL_MS} ms: {'met' if worst < GOAL_MS else 'missed'} ({worst:.0f} ms)")
+    print(f"  memory of the server, every 30 s: {', '.join(f'{one:,.0f}' for one in megabytes)} MB")
     for name, milliseconds in painted.items():
         print(f"  after sign-in, {name}: {milliseconds:.0f} ms")
 
