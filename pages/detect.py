@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from core.errors import VisionMeterError
+from core.errors import ImageUnsupportedError, VisionMeterError
 from core.geometry import IMG_SIZES_PX
 from core.inference.registry import ModelState
 from core.services import account_view, admin
@@ -56,7 +56,7 @@ uploads = file_uploader(
     help=_("JPEG, PNG, WebP, BMP or TIFF, or a ZIP of them."),
 )
 samples = st.pills(_("Or try a sample"), SAMPLES, selection_mode="multi", key=f"samples_{batch}")
-with st.expander(_("Or from an address, or the camera"), icon=":material/add_link:"):
+with st.expander(_("Or from an address, or the camera"), icon=":material/add_link:", key="other_sources"):
     with (
         st.form("fetch_picture", border=False),
         st.container(horizontal=True, vertical_alignment="bottom"),
@@ -68,6 +68,8 @@ with st.expander(_("Or from an address, or the camera"), icon=":material/add_lin
             with st.spinner(_("Fetching …")):
                 try:
                     add_fetched(*fetch_picture(app, require_user(), address))
+                except ImageUnsupportedError:
+                    st.error(_("There is no picture at this address: name the file itself, not a page that shows it."))
                 except VisionMeterError as error:
                     st.error(explain(error))
                 else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -28,6 +28,10 @@ OUTCOME_COLOURS = {
     "cancelled": "#E69F00",
     "interrupted": "#CC79A7",
 }
+
+
+# So many marks, one for each picture, still have room.
+TICKS_OF_ONE_MAX = 8
 
 
 def plain_label(text: str) -> str:
@@ -118,7 +122,7 @@ def hours(images: Mapping[tuple[int, int], int], *, weekdays: Sequence[str], uni
         "colorscale": [[0, f"rgba({hue}, 0.06)"], [1, f"rgba({hue}, 1)"]],
         "xgap": 2,
         "ygap": 2,
-        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 10, "tickformat": ",~s"},
+        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 10, **_whole_ticks(images.values())},
         "hovertemplate": f"%{{y}} %{{x}}<br>%{{z:,}} {unit}<extra></extra>",
     }
     every_fourth = {
@@ -155,13 +159,14 @@ def latencies(days: Sequence[date], found: Mapping[date, Latency], *, unit: str,
 def classes(counts: Mapping[str, int], *, unit: str) -> go.Figure:
     """Objects by class as horizontal bars, the most frequent on top."""
     labels, colours = list(counts), [PALETTE[2]] * len(counts)
-    return _bars(counts, labels, colours, xaxis=_titled(unit) | {"tickformat": ",~s"}, yaxis={"type": "category"})
+    axis = _titled(unit) | _whole_ticks(counts.values())
+    return _bars(counts, labels, colours, xaxis=axis, yaxis={"type": "category"})
 
 
 def outcomes(counts: Mapping[str, int], words: Mapping[str, str], *, unit: str) -> go.Figure:
     """Images by outcome as horizontal bars."""
     labels, colours = [words[name] for name in counts], [OUTCOME_COLOURS[name] for name in counts]
-    return _bars(counts, labels, colours, xaxis=_titled(unit), yaxis={})
+    return _bars(counts, labels, colours, xaxis=_titled(unit) | _whole_ticks(counts.values()), yaxis={})
 
 
 def break_even(comparison: Comparison, *, words: Mapping[str, str], currency: str) -> go.Figure:
@@ -221,6 +226,11 @@ def _tokens(amount_mt: int) -> float:
 
 def _titled(title: str) -> Axis:
     return {"title": {"text": title}}
+
+
+def _whole_ticks(counts: Iterable[int]) -> Axis:
+    """The marks of an axis of counts: there is no half picture, and a few are no thousandths of a thousand."""
+    return {"tickformat": ",d", "dtick": 1} if max(counts, default=0) < TICKS_OF_ONE_MAX else {"tickformat": ",~s"}
 
 
 def _amounts_axis(title: str, tickformat: str) -> Axis:

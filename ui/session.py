@@ -88,6 +88,7 @@ def choose_language(
         if chosen not in LANGUAGES:
             return
         st.session_state["language"] = chosen
+        _word_anew()
         if user is not None:
             profile.set_language(current(), user, chosen)
 
@@ -100,6 +101,14 @@ def choose_language(
         on_change=change,
         label_visibility=label_visibility,
     )
+
+
+def _word_anew() -> None:
+    """Choose again what is chosen: a browser keeps the words of a choice until it is told to choose."""
+    for key, value in list(st.session_state.items()):
+        several = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+        if several or (isinstance(value, str | int) and not isinstance(value, bool)):
+            st.session_state[key] = value
 
 
 def sign_out() -> None:

@@ -254,11 +254,15 @@ def _show_times(report: UsageReport, found: Details) -> None:
         )
     st.caption(
         _("Half of a day's pictures took no longer than p50, 95 of 100 no longer than p95, within 6 %.")
-        + " "
-        + ngettext(
-            "{n} picture without a figure (free, given back or older) is left out.",
-            "{n} pictures without a figure (free, given back or older) are left out.",
-            max(0, in_timed - measured),
+        + (
+            " "
+            + ngettext(
+                "{n} picture without a figure (free, given back or older) is left out.",
+                "{n} pictures without a figure (free, given back or older) are left out.",
+                in_timed - measured,
+            )
+            if in_timed > measured
+            else ""
         )
         + (
             " " + _("Shown are the last {days} days of the period.").format(days=len(timed))

@@ -132,16 +132,26 @@ def count_pixels(data: bytes) -> int:
         return 0
 
 
+def require_known_format(data: bytes) -> None:
+    """Raise `ImageUnsupportedError` for what does not begin as a picture does. Nothing is decoded."""
+    if not any((accept := Image.OPEN[kind][1]) is not None and accept(data[:16]) is True for kind in _formats()):
+        raise _unsupported()
+
+
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return FORMATS
+
+
 def _open(data: bytes) -> Image.Image:
     """Read the header with the plugin that knows the file's first bytes.
 
     Not by `PIL.Image.open`: importing Ultralytics replaces it by one which, at the first file that nobody knows,
     installs a package from the network in the middle of a customer's request.
     """
-    Image.init()
     if has_too_many_pieces(data):
         raise _unusual()
-    for kind in FORMATS:
+    for kind in _formats():
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(data[:16]) is not True:
             continue
@@ -150,7 +160,11 @@ def _open(data: bytes) -> Image.Image:
         except Exception as error:
             # As below: damaged headers raise whatever the plugin stumbled over.
             raise ImageBrokenError("The picture is damaged and cannot be read: export or copy it again.") from error
-    raise ImageUnsupportedError(
+    raise _unsupported()
+
+
+def _unsupported() -> ImageUnsupportedError:
+    return ImageUnsupportedError(
         "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
     )
 

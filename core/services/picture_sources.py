@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.errors import ArchiveRefusedError, TooManyImagesError
 from core.identity.callers import Caller
+from core.inference.images import require_known_format
 from core.services.application import Application
 
 # What macOS and others put into every archive.
@@ -63,10 +64,11 @@ def read_zip(app: Application, data: bytes, name: str) -> bytes:
 def fetch_picture(app: Application, user: Caller, url: str) -> tuple[str, bytes]:
     """A picture by its address: a name for it, and its bytes.
 
-    Raises what `Fetcher.fetch` raises, and `RateLimitedError`.
+    Raises what `Fetcher.fetch` raises, `RateLimitedError`, and `ImageUnsupportedError` for a page or a text.
     """
     app.rates.hit_images(user.id, 1)
     data = app.fetcher.fetch(url.strip(), bytes_max=app.settings.image_bytes_max).data
+    require_known_format(data)
     name = unquote(PurePosixPath(urlsplit(url.strip()).path).name)
     return (name or "picture")[:200], data
 
