@@ -100,8 +100,8 @@ img_size = right.select_slider(_("Size of the longer side (px)"), IMG_SIZES_PX, 
 has_boxes_only = ready[model].task == "detect"
 chosen_px = st.selectbox(
     _("Tiles for small objects"),
-    [None, *TILES_PX],
-    format_func=lambda side: _("no tiles") if side is None else tile_words(side),
+    [0, *TILES_PX],
+    format_func=lambda side: tile_words(side) if side else _("no tiles"),
     key="tile_px",
     disabled=not has_boxes_only,
     help=_(
@@ -110,7 +110,7 @@ chosen_px = st.selectbox(
         "are paid for. The price is shown before."
     ),
 )
-tile_px = chosen_px if has_boxes_only else None
+tile_px = (chosen_px or None) if has_boxes_only else None
 others = [view.model.title for view in models if view.model.name not in ready]
 st.caption(
     _("Runs on {device}.").format(device=app.engine.device_name)

@@ -40,7 +40,7 @@ def use(combination: Combination) -> None:
     """Put a combination into the page's selectors; a callback, which runs before they are drawn."""
     st.session_state["model"] = combination.model
     st.session_state["img_size"] = combination.img_size
-    st.session_state["tile_px"] = combination.tile_px
+    st.session_state["tile_px"] = combination.tile_px or 0
 
 
 def _show(candidates: list[Candidate], task: str) -> None:

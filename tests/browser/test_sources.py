@@ -38,6 +38,23 @@ def test_a_zip_is_as_good_as_its_files(browser: Browser, server: Server, artifac
     context.close()
 
 
+def test_words_of_choices_follow_the_language(browser: Browser, server: Server) -> None:
+    """One click on the other language words anew what is chosen, and an opened section stays open."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_up(page, server.url, "words@example.com")
+    page.get_by_text("Or from an address, or the camera").click()
+    page.get_by_role("textbox", name="Address of a picture").fill("https://example.com/bus.jpg")
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(re.compile("boxes"))
+    page.get_by_test_id("stSidebar").get_by_text("简体中文").click()
+    settle(page)
+    expect(page.get_by_role("combobox", name="模型")).to_have_value(re.compile("检测框"))
+    expect(page.get_by_role("combobox", name="用于小目标的切片")).to_have_value("不切片")
+    expect(page.get_by_role("textbox", name="图片的网址")).to_be_visible()
+    expect(page.get_by_role("textbox", name="图片的网址")).to_have_value("https://example.com/bus.jpg")
+    context.close()
+
+
 def test_an_address_is_refused_in_words(browser: Browser, server: Server, artifacts: Path) -> None:
     """An address inside the operator's network is not called, and the page says what to do; it fits on a phone."""
     context = new_context(browser, viewport={"width": 390, "height": 900})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from core.errors import ArchiveRefusedError, ImageUrlRefusedError, TooManyImagesError
+from core.errors import ArchiveRefusedError, ImageUnsupportedError, ImageUrlRefusedError, TooManyImagesError
 from core.identity.tables import User
 from core.services import picture_sources
 from core.services.application import Application
@@ -82,12 +82,17 @@ def test_a_picture_by_its_address(
     open_app: OpenApp, sign_up: Callable[..., User], photo_bytes: dict[str, bytes]
 ) -> None:
     """It comes with the name at the end of its address; an address of this machine is refused unless it is allowed."""
-    with serve_files({"bus 1.jpg": photo_bytes["bus.jpg"], "bus%201.jpg": photo_bytes["bus.jpg"]}) as url:
+    page = b"<!doctype html><img src=bus.jpg>"
+    files = {"bus 1.jpg": photo_bytes["bus.jpg"], "bus%201.jpg": photo_bytes["bus.jpg"], "view.jpg": page, "none": b""}
+    with serve_files(files) as url:
         allowed = open_app(fetch_allowed_hosts="127.0.0.1")
         ann = sign_up(allowed)
         assert picture_sources.fetch_picture(allowed, ann, f" {url}/bus%201.jpg?x=1 ") == (
             "bus 1.jpg",
             photo_bytes["bus.jpg"],
         )
+        for nothing in ("view.jpg", "none"):
+            with pytest.raises(ImageUnsupportedError):
+                picture_sources.fetch_picture(allowed, ann, f"{url}/{nothing}")
         with pytest.raises(ImageUrlRefusedError):
             picture_sources.fetch_picture(open_app(), ann, f"{url}/bus%201.jpg")
