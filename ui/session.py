@@ -19,6 +19,10 @@ from ui.navigation import find_page
 from ui.session_component import remember_language
 
 
+# The choices that are made from words of ours, by their keys.
+WORDED_CHOICES = ("model", "tile_px", "usage_outcome", "invite_role")
+
+
 def current_user() -> User | None:
     """The signed-in user, resolved afresh from the cookie; None when nobody is."""
     return sign_in.signed_in_user(current(), st.context.cookies.get(SESSION_COOKIE))
@@ -105,10 +109,9 @@ def choose_language(
 
 def _word_anew() -> None:
     """Choose again what is chosen: a browser keeps the words of a choice until it is told to choose."""
-    for key, value in list(st.session_state.items()):
-        several = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
-        if several or (isinstance(value, str | int) and not isinstance(value, bool)):
-            st.session_state[key] = value
+    for key in WORDED_CHOICES:
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
 
 
 def sign_out() -> None:
