@@ -18,7 +18,6 @@ from ui.i18n import LANGUAGE_COOKIE, LANGUAGES, _, guess_language, language
 from ui.navigation import find_page
 from ui.session_component import remember_language
 
-
 # The choices that are made from words of ours, by their keys.
 WORDED_CHOICES = ("model", "tile_px", "usage_outcome", "invite_role")
 
