@@ -91,13 +91,10 @@ def test_readyz(client: TestClient, app: Application) -> None:
     app.hands.runner = "this test"
     answer = client.get("/v1/readyz")
     assert answer.status_code == 200
-    assert answer.json() == {
-        "status": "ready",
-        "problems": [],
-        "device": "cpu",
-        "backends": ["openvino fp32"],
-        "models": [MODEL],
-    }
+    said = answer.json()
+    # The engine is that of all tests of this process: whoever was before may have left another network in it.
+    assert "openvino fp32" in said.pop("backends")
+    assert said == {"status": "ready", "problems": [], "device": "cpu", "models": [MODEL]}
 
 
 def test_not_ready_without_a_model(open_app: OpenApp, tmp_path: Path) -> None:
