@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -113,19 +113,14 @@ def served(data_dir: Path) -> Iterator[tuple[int, psutil.Process]]:
 @contextmanager
 def memory_watched(process: psutil.Process, every_s: float) -> Iterator[list[float]]:
     """The process's resident megabytes, again and again; complete at the end."""
-    megabytes, over = [process.memory_info().rss / 1e6], threading.Event()
+    megabytes: list[float] = []
 
     def look() -> None:
-        while not over.wait(every_s):
-            megabytes.append(process.memory_info().rss / 1e6)
+        megabytes.append(process.memory_info().rss / 1e6)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    look()
+    with repeating(look, every_s):
         yield megabytes
-    finally:
-        over.set()
-        thread.join()
 
 
 def take_runs(port: int) -> list[dict[str, float]]:
@@ -190,29 +185,43 @@ def pictures_coming(data_dir: Path, user_id: str, every_s: float) -> Iterator[No
     from core.usage.records import add_record
     from core.usage.tables import UsageRecord
 
-    db, over = Database(Settings(_env_file=None, data_dir=data_dir).sqlalchemy_url), threading.Event()
+    db = Database(Settings(_env_file=None, data_dir=data_dir).sqlalchemy_url)
 
     def record() -> None:
-        while not over.wait(every_s):
-            with db.write() as session:
-                account_id = session.get_one(User, user_id).account_id
-                add_record(
-                    session,
-                    UsageRecord(
-                        account_id=account_id, actor=user_id, model="yolov8s", model_version="bench", img_size=640,
-                        input_height=640, input_width=640, amount_mt=1000, outcome="charged", wait_ms=20, model_ms=200,
-                        class_counts={"person": 2},
-                    ),
-                )  # fmt: skip
+        with db.write() as session:
+            account_id = session.get_one(User, user_id).account_id
+            add_record(
+                session,
+                UsageRecord(
+                    account_id=account_id, actor=user_id, model="yolov8s", model_version="bench", img_size=640,
+                    input_height=640, input_width=640, amount_mt=1000, outcome="charged", wait_ms=20, model_ms=200,
+                    class_counts={"person": 2},
+                ),
+            )  # fmt: skip
 
-    thread = threading.Thread(target=record)
+    try:
+        with repeating(record, every_s):
+            yield
+    finally:
+        db.close()
+
+
+@contextmanager
+def repeating(deed: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Do something every so many seconds, in a thread of its own."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(every_s):
+            deed()
+
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        db.close()
 
 
 # In a tab -------------------------------------------------------------------------------------------

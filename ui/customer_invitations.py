@@ -10,6 +10,7 @@ from core.services.application import current
 from ui.format import local_time, plain
 from ui.i18n import _
 from ui.messages import explain
+from ui.navigation import forget_on_arrival
 from ui.session import require_operator
 from ui.team import invitation_link
 
@@ -33,8 +34,7 @@ def show_customer_invitations() -> None:
         )
         if st.form_submit_button(_("Make an invitation"), icon=":material/mail:"):
             _invite(email or "")
-    if st.session_state.get("page_arrived"):
-        st.session_state.pop("customer_invitation_made", None)
+    forget_on_arrival("customer_invitation_made")
     if made := st.session_state.get("customer_invitation_made"):
         with st.container(border=True, key="customer_invitation_made"):
             st.markdown(

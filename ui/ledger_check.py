@@ -14,6 +14,7 @@ from core.services.application import current
 from ui.format import tokens
 from ui.i18n import _, ngettext
 from ui.messages import explain
+from ui.navigation import forget_on_arrival
 from ui.session import require_operator
 from ui.uploader import file_uploader
 from ui.verification import explain_problem
@@ -31,8 +32,7 @@ def show_ledger() -> None:
     middle.metric(_("Waiting for the engine"), app.engine.queue_depth)
     right.metric(_("Price list"), account_view.get_prices(app).version)
     st.caption(_("Replays every entry of every account and checks that all accounts, ours included, sum to zero."))
-    if st.session_state.get("page_arrived"):
-        st.session_state.pop("ledger_checked", None)
+    forget_on_arrival("ledger_checked")
     if st.button(_("Check the ledger"), icon=":material/verified:", type="primary"):
         _check(())
     of_entries = st.container()

@@ -47,6 +47,13 @@ def list_pages(*, is_operator: bool) -> list[st.Page]:
     return [find_page(name, is_operator=is_operator) for name in TITLES]
 
 
+def forget_on_arrival(*keys: str) -> None:
+    """Drop what another visit to this page left in the session."""
+    if st.session_state.get("page_arrived"):
+        for key in keys:
+            st.session_state.pop(key, None)
+
+
 def go_to(name: str) -> None:
     """Leave this run and open another page."""
     st.switch_page(find_page(name))

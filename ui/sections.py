@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
+from ui.navigation import forget_on_arrival
+
 _PARAMETER = "section"
 
 
@@ -18,9 +20,7 @@ def show_sections(sections: Mapping[str, tuple[str, Callable[[], None]]], *, key
     first = next(iter(titles))
     asked_for = st.query_params.get(_PARAMETER, first)
     last, opened = f"{key}_last", f"{key}_opened"
-    if st.session_state.get("page_arrived"):
-        for state in (key, last, opened):
-            st.session_state.pop(state, None)
+    forget_on_arrival(key, last, opened)
     shown = st.session_state.get(last)
     clicked = next((name for name, title in titles.items() if title == st.session_state.get(key)), shown)
     # The address has moved by itself, or the words have: not where a tab was clicked, whose address is still to come.

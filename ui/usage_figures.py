@@ -60,7 +60,10 @@ class Figures:
     callers: list[CallerReport]
 
 
-@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+kept = st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+
+
+@kept
 def read_figures(edition: Edition, _user: User) -> Figures:
     """What the database says of an edition of this user's account."""
     app, view, zone = current(), edition.view, edition.zone
@@ -75,7 +78,7 @@ def read_figures(edition: Edition, _user: User) -> Figures:
     )
 
 
-@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@kept
 def show_cards(edition: Edition, _figures: Figures) -> None:
     """Two rows of figures, each with its change and its days: what tokens did, and what pictures did."""
     report, returns, returned_before = _figures.report, _figures.returns, _figures.returned_before
@@ -140,7 +143,7 @@ def show_cards(edition: Edition, _figures: Figures) -> None:
         )
 
 
-@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@kept
 def show_charts(edition: Edition, _figures: Figures) -> None:
     """Days, the month and its forecast, hours, times, outcomes, classes."""
     report, found = _figures.report, _figures.details
@@ -189,7 +192,7 @@ def show_charts(edition: Edition, _figures: Figures) -> None:
         st.caption(_("No objects were found in charged pictures of this selection."))
 
 
-@st.cache_data(max_size=KEPT_SIZE, ttl=KEPT_FOR, show_spinner=False, hash_funcs={Edition: repr})
+@kept
 def show_tables(edition: Edition, _figures: Figures) -> None:
     """The same as rows: days, and who asked."""
     by, names = edition.view.by, dict(edition.callers)

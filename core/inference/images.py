@@ -134,13 +134,7 @@ def count_pixels(data: bytes) -> int:
 
 def require_known_format(data: bytes) -> None:
     """Raise `ImageUnsupportedError` for what does not begin as a picture does. Nothing is decoded."""
-    if not any((accept := Image.OPEN[kind][1]) is not None and accept(data[:16]) is True for kind in _formats()):
-        raise _unsupported()
-
-
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return FORMATS
+    _find_format(data)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -151,20 +145,22 @@ def _open(data: bytes) -> Image.Image:
     """
     if has_too_many_pieces(data):
         raise _unusual()
-    for kind in _formats():
-        factory, accept = Image.OPEN[kind]
-        if accept is None or accept(data[:16]) is not True:
-            continue
-        try:
-            return factory(io.BytesIO(data), "")
-        except Exception as error:
-            # As below: damaged headers raise whatever the plugin stumbled over.
-            raise ImageBrokenError("The picture is damaged and cannot be read: export or copy it again.") from error
-    raise _unsupported()
+    factory, _accept = Image.OPEN[_find_format(data)]
+    try:
+        return factory(io.BytesIO(data), "")
+    except Exception as error:
+        # As above: damaged headers raise whatever the plugin stumbled over.
+        raise ImageBrokenError("The picture is damaged and cannot be read: export or copy it again.") from error
 
 
-def _unsupported() -> ImageUnsupportedError:
-    return ImageUnsupportedError(
+def _find_format(data: bytes) -> str:
+    """The format whose plugin knows the first bytes. Raises `ImageUnsupportedError`."""
+    Image.init()
+    for kind in FORMATS:
+        _factory, accept = Image.OPEN[kind]
+        if accept is not None and accept(data[:16]) is True:
+            return kind
+    raise ImageUnsupportedError(
         "This is no JPEG, PNG, WebP, BMP or TIFF picture, whatever its name says: export it as one of these."
     )
 

@@ -124,6 +124,20 @@ def test_a_shared_address_shows_the_same_view(
     context.close()
 
 
+def record_picture(server: Server, email: str, *, outcome: str, amount_mt: int) -> None:
+    """A picture of this customer ended just now."""
+    with behind(server) as app:
+        user = user_of(app, email)
+        with app.db.write() as session:
+            add_record(
+                session,
+                UsageRecord(
+                    account_id=user.account_id, actor=user.id, model="yolov8n", model_version="v", img_size=640,
+                    input_height=640, input_width=640, amount_mt=amount_mt, outcome=outcome, class_counts={},
+                ),
+            )  # fmt: skip
+
+
 def test_what_happens_meanwhile_is_shown(browser: Browser, server: Server, customer: Customer) -> None:
     """The next click on an open page shows the picture that came since, in cards, charts and tables; the same view of
     somebody else shows his own.
@@ -132,16 +146,7 @@ def test_what_happens_meanwhile_is_shown(browser: Browser, server: Server, custo
     page = context.new_page()
     open_page(page, server, customer, "?period=7")
     before = int(card(page, "Pictures").replace(",", ""))
-    with behind(server) as app:
-        user = user_of(app, demo.EMAIL)
-        with app.db.write() as session:
-            add_record(
-                session,
-                UsageRecord(
-                    account_id=user.account_id, actor=user.id, model="yolov8n", model_version="v", img_size=640,
-                    input_height=640, input_width=640, amount_mt=0, outcome="free", class_counts={},
-                ),
-            )  # fmt: skip
+    record_picture(server, demo.EMAIL, outcome="free", amount_mt=0)
     page.get_by_role("radio", name="by API key and person").click()
     settle(page)
     assert int(card(page, "Pictures").replace(",", "")) == before + 1
@@ -159,16 +164,7 @@ def test_what_happens_meanwhile_is_shown(browser: Browser, server: Server, custo
     context = new_context(browser)
     page = context.new_page()
     sign_up(page, server.url, "other@example.com")
-    with behind(server) as app:
-        user = user_of(app, "other@example.com")
-        with app.db.write() as session:
-            add_record(
-                session,
-                UsageRecord(
-                    account_id=user.account_id, actor=user.id, model="yolov8n", model_version="v", img_size=640,
-                    input_height=640, input_width=640, amount_mt=1300, outcome="charged", class_counts={},
-                ),
-            )  # fmt: skip
+    record_picture(server, "other@example.com", outcome="charged", amount_mt=1300)
     page.goto(f"{server.url}/usage?period=7&by=key")
     expect(page.locator(".stPlotlyChart").first).to_be_visible(timeout=60_000)
     settle(page)
