@@ -6,11 +6,11 @@ import base64
 import hashlib
 import json
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -18,8 +18,15 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from tests.listening import listening
+
 CLIENT_ID = "visionmeter"
 CLIENT_SECRET = "secret-of-the-client"
+
+
+@cache
+def _first_key() -> RSAKey:
+    return RSAKey.generate_key(2048, {"kid": "first", "use": "sig"})
 
 
 @dataclass
@@ -30,7 +37,7 @@ class IdentityProvider:
     claims: dict[str, Any] = field(
         default_factory=lambda: {"sub": "ann-1", "email": "ann@example.com", "email_verified": True}
     )
-    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "first", "use": "sig"}))
+    key: RSAKey = field(default_factory=_first_key)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     keys_asked_for: int = 0
     # Seconds between two bytes of the answer to a code; None answers at once.
@@ -127,11 +134,5 @@ def identity_provider() -> Iterator[IdentityProvider]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     provider = IdentityProvider(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(server):
         yield provider
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

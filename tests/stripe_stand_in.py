@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.listening import listening
+
 API_KEY = "sk_test_stand_in"
 WEBHOOK_SECRET = "whsec_stand_in"
 
@@ -323,14 +325,8 @@ def stand_in() -> Iterator[Stripe]:
     stripe = Stripe()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"stripe": stripe}))
     stripe.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(server):
         yield stripe
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
 
 
 def settings_for(stripe: Stripe, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from datetime import timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,6 +24,7 @@ from core.services.api_key_settings import KeySettings
 from tests.browser.conftest import Server, balance, find_chromium, free_port, settle, sign_up
 from tests.browser.portal_data import behind, user_of
 from tests.browser.test_journey import fits, new_context
+from tests.listening import listening
 from ui.code_samples import IMAGE_URL, KEY_VARIABLE
 
 pytestmark = pytest.mark.browser
@@ -35,10 +35,9 @@ SECRET = re.compile(r"vm_[A-Za-z0-9]{40}")
 def image_url() -> Iterator[str]:
     """The address of a photograph on a web server of this machine."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(ASSETS))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as images:
-        Thread(target=images.serve_forever, daemon=True).start()
+    images = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    with listening(images):
         yield f"http://127.0.0.1:{images.server_port}/bus.jpg"
-        images.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from core.services.api_key_settings import KeySettings
 from core.services.application import open_application
 from tests.browser.conftest import Server
 from tests.conftest import PASSWORD
+from tests.listening import listening
 
 # 320 × 160 at 320 on a model of β 1: what one picture of `new_picture` costs.
 PICTURE_TOKENS = Decimal("0.125")
@@ -71,14 +71,8 @@ class Web:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with listening(server):
             yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 @dataclass

@@ -38,6 +38,7 @@ from gateway.main import gateway_routes
 from gateway.observe import Observe
 from gateway.problems import add_handlers
 from tests.conftest import PASSWORD, migrated_database
+from tests.listening import listening
 
 if TYPE_CHECKING:
     from core.inference.engine import Engine
@@ -235,14 +236,8 @@ def serve_files(files: Mapping[str, bytes]) -> Iterator[str]:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def events(text_: str) -> list[tuple[str, Any]]:

@@ -29,6 +29,7 @@ from core.services.application import Application
 from core.services.quotes import THUMBNAIL_PX, preview_image
 from tests.gateway.hostile_images import Hostile, Rgb, hostile_images, large_images, png
 from tests.gateway.server import GatewayServer, gateway_server, make_key
+from tests.listening import listening
 
 SEED = 20_260
 IMG_SIZE = 320
@@ -221,21 +222,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The real gateway with the real model, and a server that it may fetch from."""
     _served.update({picture.name: picture.data for picture in IMAGES})
     pictures = ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
-    threading.Thread(target=pictures.serve_forever, daemon=True).start()
     host = f"127.0.0.1:{pictures.server_address[1]}"
     settings = {"rate_requests_per_s": 10_000, "rate_images_per_minute": 100_000, "fetch_allowed_hosts": host}
-    try:
-        with gateway_server(tmp_path_factory.mktemp("hostile"), log_level="ERROR", **settings) as server:
-            db = Database(f"sqlite:///{server.data_dir / 'visionmeter.db'}")
-            with httpx.Client(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)) as client:
-                world = World(server, db, f"http://{host}", client, make_key(server, tokens=10_000))
-                world.plain(PHOTO)
-                world.resting = server.rss_bytes()
-                yield world
-            db.close()
-    finally:
-        pictures.shutdown()
-        pictures.server_close()
+    with (
+        listening(pictures),
+        gateway_server(tmp_path_factory.mktemp("hostile"), log_level="ERROR", **settings) as server,
+    ):
+        db = Database(f"sqlite:///{server.data_dir / 'visionmeter.db'}")
+        with httpx.Client(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)) as client:
+            world = World(server, db, f"http://{host}", client, make_key(server, tokens=10_000))
+            world.plain(PHOTO)
+            world.resting = server.rss_bytes()
+            yield world
+        db.close()
 
 
 @pytest.fixture(scope="module")

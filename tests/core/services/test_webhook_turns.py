@@ -20,6 +20,7 @@ from core.services.run_report import RunReport
 from core.services.webhooks import SENDERS, WebhookSender
 from tests.conftest import OpenApp
 from tests.core.jobs.messages import add_messages
+from tests.listening import listening
 
 # How long a message that is due may wait for a sender: one look of theirs, and some room for a busy machine.
 SOON_S = 3.0
@@ -72,13 +73,9 @@ def receivers() -> Iterator[Receivers]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     receivers = Receivers(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield receivers
-    receivers.leave.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(server):
+        yield receivers
+        receivers.leave.set()
 
 
 def make_body(delivery: WebhookDelivery, _report: RunReport) -> bytes:

@@ -31,6 +31,7 @@ from core.services.webhooks import WebhookSender, deliver_next
 from tests.conftest import OpenApp
 from tests.core.jobs.messages import end_pauses
 from tests.core.services.helpers import change, pictures, quote, wait
+from tests.listening import listening
 
 
 @dataclass
@@ -69,12 +70,8 @@ def receiver() -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield receiver
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(server):
+        yield receiver
 
 
 @pytest.fixture
