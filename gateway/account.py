@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -21,7 +21,7 @@ from core.services.application import Application, current
 from gateway import openapi
 from gateway.account_shapes import BalanceOut, KeyIn, KeyList, KeyOut, ModelOut, RotateIn, UsageByKeyOut, UsageOut
 from gateway.answers import caller_answer, key_answer, time, tokens, usage_answer
-from gateway.auth import CallerDependency
+from gateway.auth import CallerDependency, require_known_parameters
 from gateway.bodies import parse_fields, read_small_json
 from gateway.detect import budget
 from gateway.openapi import problems
@@ -88,7 +88,13 @@ def usage(
     return JSONResponse({**period, "totals": usage_answer(report.totals), "days": days})
 
 
-@router.get("/models", response_model=list[ModelOut], summary="Models with their rates")
+@router.get(
+    "/models",
+    response_model=list[ModelOut],
+    responses={422: problems()[422]},
+    summary="Models with their rates",
+    dependencies=[Depends(require_known_parameters)],
+)
 def models() -> Response:
     """Known models, whether each can run here, and its rate β in the price book in force. Needs no key."""
     app = current()
@@ -143,8 +149,8 @@ def _create_key(app: Application, caller: ApiCaller, wanted: KeyIn) -> Response:
             name=wanted.name,
             models=wanted.models,
             networks=wanted.networks,
-            day_cap_mt=_millitokens(wanted.day_cap_tokens),
-            month_cap_mt=_millitokens(wanted.month_cap_tokens),
+            day_cap_mt=_millitokens("day_cap_tokens", wanted.day_cap_tokens),
+            month_cap_mt=_millitokens("month_cap_tokens", wanted.month_cap_tokens),
             expires_at=wanted.expires_at,
             manages_keys=wanted.manages_keys,
         ),
@@ -194,12 +200,12 @@ def _secret_answer(document: object, status: int) -> Response:
     return JSONResponse(document, status_code=status, headers={"Cache-Control": "no-store"})
 
 
-def _millitokens(amount: float | None) -> int | None:
+def _millitokens(field: str, amount: float | None) -> int | None:
     if amount is None:
         return None
     exact = Decimal(str(amount))
     if exact != round(exact, 3):
-        raise _wrong("day_cap_tokens", "A cap has at most three decimals.")
+        raise _wrong(field, "A cap has at most three decimals.")
     return to_millitokens(exact)
 
 

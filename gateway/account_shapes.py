@@ -17,9 +17,10 @@ class KeyIn(Sent):
     """A new API key. What is left out limits nothing."""
 
     name: str = Field(min_length=1, max_length=80, examples=["gate camera"])
-    models: list[Annotated[str, Field(max_length=100)]] | None = Field(default=None, max_length=100)
+    models: list[Annotated[str, Field(max_length=100)]] | None = Field(default=None, min_length=1, max_length=100)
     networks: list[Annotated[str, Field(max_length=64)]] | None = Field(
         default=None,
+        min_length=1,
         max_length=100,
         description="Addresses or CIDR networks that may use it.",
         examples=[["203.0.113.0/24"]],
@@ -54,7 +55,7 @@ class UsageTotals(Answer):
     images: int
     charged: int
     free: int
-    failed: int
+    failed: int = Field(description="Failed, cancelled or interrupted: all of it was given back.")
 
 
 class UsageDay(Answer):
@@ -88,7 +89,7 @@ class CallerUsage(Answer):
     images: int
     charged: int
     free: int
-    failed: int
+    failed: int = Field(description="Failed, cancelled or interrupted: all of it was given back.")
 
 
 class UsageByKeyOut(Answer):

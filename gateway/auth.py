@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -10,20 +11,23 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from core.errors import InvalidRequestError, NotSignedInError, RateLimitedError
+from core.errors import InvalidRequestError, NotSignedInError
 from core.identity.callers import ApiCaller
-from core.services import api_keys, run_report
+from core.services import api_keys
 from core.services.application import current
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+# What may be there several times, as HTTP libraries send a list.
+LISTS = ("classes",)
 # Only for the OpenAPI document: `require_caller` reads the header itself, and says what is wrong in our words.
 bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, `vm_…`.")
 
 
-def require_caller(request: Request, _shown: Annotated[Any, Depends(bearer)] = None) -> ApiCaller:
+def require_sender(request: Request, _shown: Annotated[Any, Depends(bearer)] = None) -> ApiCaller:
     """The caller behind `Authorization: Bearer vm_…` or `X-API-Key`, within his rate of requests.
 
-    Raises `NotSignedInError`, `KeyNetworkNotAllowedError`, `RateLimitedError` or `InvalidRequestError`.
+    For what takes its fields from body and address alike (`gateway.bodies.read_body`) and looks at them itself.
+    Raises `NotSignedInError`, `KeyNetworkNotAllowedError` or `RateLimitedError`.
     """
     app = current()
     address = request.client.host if request.client else None
@@ -32,21 +36,27 @@ def require_caller(request: Request, _shown: Annotated[Any, Depends(bearer)] = N
     state["key_id"], state["account_id"] = caller.id, caller.account_id
     state["rates"] = app.rates
     app.rates.hit_request(caller.id)
-    _require_known_parameters(request)
     return caller
 
 
+def require_caller(request: Request, caller: Annotated[ApiCaller, Depends(require_sender)]) -> ApiCaller:
+    """The same, for whatever knows its query parameters. Raises `InvalidRequestError` for others, too."""
+    require_known_parameters(request)
+    return caller
+
+
+SenderDependency = Annotated[ApiCaller, Depends(require_sender)]
 CallerDependency = Annotated[ApiCaller, Depends(require_caller)]
 
 
-def _require_known_parameters(request: Request) -> None:
-    """Raise `InvalidRequestError` for a query parameter that a GET does not know: one mistyped would do nothing.
-
-    What spends looks at its own, which may also stand in its body.
+def require_known_parameters(request: Request) -> None:
+    """Raise `InvalidRequestError` for a query parameter that an address does not know, which would do nothing, and for
+    one that is there twice, of which all but the last would do nothing.
     """
     route = request.scope.get("route")
-    if request.method != "GET" or not isinstance(route, APIRoute):
+    if not isinstance(route, APIRoute):
         return
+    require_once(request.query_params.multi_items())
     known = set(_query_parameters(route.dependant))
     unknown = sorted(set(request.query_params) - known)
     if unknown:
@@ -55,6 +65,17 @@ def _require_known_parameters(request: Request) -> None:
             f"This address does not know the parameter {unknown[0][:60]}: {takes}.",
             errors=[{"field": name[:60], "message": "there is no such parameter"} for name in unknown[:10]],
         )
+
+
+def require_once(fields: Iterable[tuple[str, Any]]) -> None:
+    """Raise `InvalidRequestError` for a field that is there twice, unless it is a list."""
+    names = Counter(name for name, _value in fields)
+    for name, count in names.items():
+        if count > 1 and name not in LISTS:
+            raise InvalidRequestError(
+                f"{name[:60]} is there {count} times: send it once.",
+                errors=[{"field": name[:60], "message": "more than once"}],
+            )
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[str]:
@@ -87,16 +108,3 @@ def read_idempotency_key(request: Request) -> str | None:
             errors=[{"field": "Idempotency-Key", "message": "1 to 255 visible ASCII characters"}],
         )
     return key
-
-
-def require_free_run(caller: ApiCaller) -> None:
-    """Raise `RateLimitedError` when the account has as many unfinished runs as it may have."""
-    app = current()
-    runs_max = app.rates.limits.jobs_concurrent
-    if run_report.count_open_runs(app, caller) >= runs_max:
-        raise RateLimitedError(
-            f"{runs_max} runs of this account are under way, which is the limit: wait for one to finish.",
-            limit="jobs_concurrent",
-            limit_max=runs_max,
-            retry_after_s=5,
-        )

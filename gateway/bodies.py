@@ -31,6 +31,7 @@ from core.errors import (
 from core.jobs.blobs import hash_bytes
 from core.services.application import Application
 from core.services.stages import Stages
+from gateway.auth import require_once
 from gateway.problems import describe_errors
 from gateway.shapes import ImageIn
 
@@ -165,7 +166,7 @@ async def read_body(request: Request, reservation: Reservation, bytes_max: int) 
         )
     data = await read_bytes(request, reservation, bytes_max)
     # A parameter in the address goes for every kind of body; what the body says goes before it.
-    fields: dict[str, Any] = dict(request.query_params)
+    fields = _gather(request.query_params.multi_items())
     if is_json:
         return Body({**fields, **_parse_json(data)}, [])
     if content_type.startswith("image/"):
@@ -235,7 +236,8 @@ def _parse_json(data: bytes) -> dict[str, Any]:
             errors=[{"field": "body", "message": f"at most {JSON_SIGNS_MAX} commas and brackets"}],
         )
     try:
-        fields = json.loads(data)
+        # JSON between programs is UTF-8 (RFC 8259); `json.loads` would also guess at UTF-16, and so pass the look below.
+        fields = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
@@ -303,7 +305,7 @@ async def _parse_form(request: Request, data: bytes) -> tuple[dict[str, Any], li
             f"The form cannot be read ({message}): send it as your HTTP library makes it.",
             errors=[{"field": "body", "message": "multipart/form-data"}],
         ) from None
-    fields: dict[str, Any] = {}
+    texts: list[tuple[str, str]] = []
     files = []
     try:
         for name, value in form.multi_items():
@@ -315,11 +317,21 @@ async def _parse_form(request: Request, data: bytes) -> tuple[dict[str, Any], li
                     )
                 files.append((value.filename or "", await value.read()))
             else:
-                fields[name] = value
+                texts.append((name, value))
     finally:
         await form.close()
+    fields = _gather(texts)
     _require_text(fields, *(name for name, _data in files))
     return fields, files
+
+
+def _gather(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Fields by name; a list is sent as several of one name. Raises `InvalidRequestError` for others that are."""
+    require_once(pairs)
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        fields[name] = f"{fields[name]},{value}" if name in fields else value
+    return fields
 
 
 def _decode_base64(text: str) -> bytes:

@@ -21,7 +21,7 @@ from core.services.run_exports import draw_found, require_format
 from core.services.stages import Stages
 from gateway import metrics, openapi
 from gateway.answers import detect_answer, detect_headers, wanted
-from gateway.auth import CallerDependency, read_idempotency_key
+from gateway.auth import SenderDependency, read_idempotency_key
 from gateway.bodies import (
     Body,
     BodyBudget,
@@ -98,7 +98,7 @@ lane = Lane()
 )
 @router.post("/yolo/detect", include_in_schema=False, response_model=None)
 @advertised.post("/detect", response_model=None)
-async def detect(request: Request, caller: CallerDependency) -> Response:
+async def detect(request: Request, caller: SenderDependency) -> Response:
     """Send a picture as JSON (`image_url` or base64 `image`), as a form (`file`) or as the bare body.
 
     The price is held, the model runs, and the price is taken together with the result; any failure gives all of it

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from core.errors import JobNotFoundError, RateLimitedError
+from core.errors import JobNotFoundError, NotSignedInError, RateLimitedError
 from core.identity.callers import ApiCaller
-from core.services import run_report
+from core.services import api_keys, run_report
 from core.services.application import Application, current
 from core.services.run_report import RunReport
 from gateway import openapi
@@ -94,7 +94,7 @@ class EventStream(StreamingResponse):
     summary="Follow a job by server-sent events",
 )
 async def follow_job(caller: CallerDependency, job_id: str) -> Response:
-    """The stream ends with the job."""
+    """The stream ends with the job, or with the key."""
     app = current()
     report = await run_in_threadpool(run_report.report_run, app, caller, job_id)
     return EventStream(_events(app, caller, report), caller.account_id)
@@ -115,9 +115,14 @@ async def _events(app: Application, caller: ApiCaller, report: RunReport) -> Asy
             return
         await anyio.sleep(EVENT_POLL_S)
         try:
-            report = await run_in_threadpool(run_report.report_run, app, caller, report.job.id)
-        except JobNotFoundError:
+            report = await run_in_threadpool(_look_again, app, caller, report.job.id)
+        except (JobNotFoundError, NotSignedInError):
             return
+
+
+def _look_again(app: Application, caller: ApiCaller, job_id: str) -> RunReport:
+    api_keys.require_usable(app, caller)
+    return run_report.report_run(app, caller, job_id)
 
 
 def _event(kind: Literal["progress", "finished"], report: RunReport) -> str:

@@ -15,7 +15,7 @@ from core.pricing.receipts import ReceiptFilter
 from core.services import receipts, sign_in
 from core.services.application import current
 from core.services.receipt_document import receipt_json
-from gateway.auth import bearer, require_caller
+from gateway.auth import bearer, require_caller, require_known_parameters, require_sender
 from gateway.openapi import problems
 from gateway.shapes import Moment
 
@@ -29,7 +29,8 @@ router = APIRouter()
 def require_reader(request: Request, _shown: Annotated[Any, Depends(bearer)] = None) -> Caller:
     """Whoever shows an API key, or else the user of the session's cookie. Raises `NotSignedInError`."""
     if "authorization" in request.headers or "x-api-key" in request.headers:
-        return require_caller(request)
+        return require_caller(request, require_sender(request))
+    require_known_parameters(request)
     user = sign_in.signed_in_user(current(), request.cookies.get(SESSION_COOKIE))
     if user is None:
         raise NotSignedInError("Sign in on the portal, or send an API key as `Authorization: Bearer vm_…`.")

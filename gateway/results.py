@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
@@ -18,7 +18,7 @@ from gateway.answers import result_answer, wanted
 from gateway.auth import CallerDependency
 from gateway.detect import PNG, lane, write
 from gateway.openapi import problems
-from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut, split_names
+from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, NamesInQuery, ResultOut, join_names
 
 router = APIRouter()
 
@@ -39,12 +39,12 @@ async def get_result(
     result_id: str,
     format: Format = "json",
     confidence: Confidence = DEFAULT_CONFIDENCE,
-    classes: Annotated[str | None, Query(max_length=1000)] = None,
+    classes: NamesInQuery = None,
     annotated: Literal["png"] | None = None,
 ) -> Response:
     """Detections are stored down to a confidence of 0.05: another confidence is a filter, not a run."""
     app = current()
-    names = split_names(classes)
+    names = join_names(classes)
     if annotated is None:
         return await run_in_threadpool(_read_result, app, caller, result_id, format, confidence, names)
     # Drawing takes as long as a detection: it stands in the same lane, and is refused when that is full.

@@ -31,7 +31,7 @@ from core.services.stages import Stages
 from core.services.team import require_role
 from gateway import openapi
 from gateway.answers import job_answer, quote_answer, wanted
-from gateway.auth import CallerDependency, read_idempotency_key, require_free_run
+from gateway.auth import CallerDependency, SenderDependency, read_idempotency_key
 from gateway.bodies import (
     Body,
     Picture,
@@ -53,10 +53,11 @@ from gateway.shapes import (
     JobIn,
     JobList,
     JobOut,
+    NamesInQuery,
     QuoteIn,
     QuoteOut,
     RunOptions,
-    split_names,
+    join_names,
 )
 
 router = APIRouter()
@@ -76,7 +77,7 @@ WAIT_POLL_S_MAX = 0.5
     responses=problems(*openapi.SPENDING),
     openapi_extra=openapi.body(QuoteIn, one=True, many=True),
 )
-async def make_quote(request: Request, caller: CallerDependency) -> Response:
+async def make_quote(request: Request, caller: SenderDependency) -> Response:
     """Nothing is held. The quote binds until `expires_at`: running it can never take more.
 
     The pictures are kept for it, so that a batch or a job may name the quote alone, until a day after it has expired.
@@ -120,7 +121,7 @@ def get_quote(caller: CallerDependency, quote_id: str) -> Response:
     },
     openapi_extra=openapi.spending(BatchIn, many=True),
 )
-async def run_batch(request: Request, caller: CallerDependency) -> Response:
+async def run_batch(request: Request, caller: SenderDependency) -> Response:
     """One quote with the discount of its size, one hold, an outcome for each picture; what fails costs nothing.
 
     The job goes on if the connection breaks: send the request again with the same `Idempotency-Key`, or look for it
@@ -149,7 +150,7 @@ async def run_batch(request: Request, caller: CallerDependency) -> Response:
     responses=problems(*openapi.SPENDING),
     openapi_extra=openapi.spending(JobIn, many=True),
 )
-async def create_job(request: Request, caller: CallerDependency) -> Response:
+async def create_job(request: Request, caller: SenderDependency) -> Response:
     """The same as a batch, answered at once. Follow it by `GET`, by events, or by a webhook."""
     app = current()
     with budget.reserve(caller.account_id) as reservation:
@@ -201,11 +202,11 @@ def get_job_results(
     job_id: str,
     format: Format = "json",
     confidence: Confidence = DEFAULT_CONFIDENCE,
-    classes: Annotated[str | None, Query(max_length=1000)] = None,
+    classes: NamesInQuery = None,
 ) -> Response:
     """Free as often as it is read; another confidence or other classes are a filter, not a run."""
     report = run_report.report_run(current(), caller, job_id, with_outcomes=True)
-    names = split_names(classes)
+    names = join_names(classes)
     return _write_results(report, format, confidence, names)
 
 
@@ -251,7 +252,10 @@ def _start(
             return earlier, True
     if webhook_url is not None:
         app.fetcher.check_webhook_url(webhook_url)
-    require_free_run(caller)
+    runs_max = app.rates.limits.jobs_concurrent
+    # Before a picture is fetched; what decides is the look in the transaction that stores the run.
+    with app.db.read() as session:
+        metered_detection.require_free_run(session, caller.account_id, runs_max)
     if options.quote_id is None:
         _require_priced(app, caller, pictures, options)
         require_format(app, options.model, options.format)
@@ -266,9 +270,11 @@ def _start(
             idempotency_key=key,
             request=request,
             webhook_url=webhook_url,
+            runs_max=runs_max,
         )
         return job, False
     quote = quotes.get_quote(app, caller, options.quote_id)
+    _require_same(quote, options)
     require_model(caller, quote.model)
     require_format(app, quote.model, options.format)
     job = metered_detection.submit_quote(
@@ -280,8 +286,20 @@ def _start(
         request=request,
         budget_id=budget_of(caller),
         webhook_url=webhook_url,
+        runs_max=runs_max,
     )
     return job, False
+
+
+def _require_same(quote: Quote, options: RunOptions) -> None:
+    """Raise `InvalidRequestError` for a request that asks for another model or size than the quote that it names."""
+    for name in ("model", "img_size", "tile_px"):
+        asked, quoted = getattr(options, name), getattr(quote, name)
+        if name in options.model_fields_set and asked != quoted:
+            raise InvalidRequestError(
+                f"The quote is for {name} {quoted}, not {asked}: leave {name} out, or quote anew.",
+                errors=[{"field": name, "message": "another one than the quote's"}],
+            )
 
 
 def _pictures(app: Application, body: Body, images: list[ImageIn]) -> list[Picture]:

@@ -28,8 +28,8 @@ from sqlalchemy import create_engine, event, text
 for _name in [n for n in os.environ if n.startswith("VISIONMETER_") and not n.startswith("VISIONMETER_TEST_")]:
     del os.environ[_name]
 os.environ["YOLO_OFFLINE"] = "true"
-# Threads of torch that wait for each other give their core away. Several test processes share the cores, and threads that
-# spin while the one they wait for has none took a third of all processor time.
+# Threads of torch that wait for each other give their core away: several test processes share the cores, and threads
+# that spin, while the one they wait for has no core, took a third of all processor time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # ruff: noqa: E402  # the environment is cleaned before anything reads it

@@ -59,8 +59,8 @@ def within(maker: ApiKey, settings: KeySettings) -> KeySettings:
     """What a key asks for another one, and where it asks for nothing its own limits. Raises `KeyMayNotError`."""
     asked = replace(
         settings,
-        models=settings.models or maker.models,
-        networks=settings.networks or maker.networks,
+        models=settings.models if settings.models is not None else maker.models,
+        networks=settings.networks if settings.networks is not None else maker.networks,
         expires_at=settings.expires_at or maker.expires_at,
     )
     if may_more(asked, maker):
@@ -81,8 +81,12 @@ def may_more(one: KeySettings | ApiKey, maker: ApiKey) -> bool:
 
 
 def _checked_models(models: Sequence[str] | None, known: Collection[str]) -> list[str] | None:
-    if not models:
+    if models is None:
         return None
+    if not models:
+        raise InvalidApiKeySettingError(
+            "A key for no model is of no use: name one, or leave models out.", field="models"
+        )
     for model in models:
         if model not in known:
             raise InvalidApiKeySettingError(
@@ -92,8 +96,12 @@ def _checked_models(models: Sequence[str] | None, known: Collection[str]) -> lis
 
 
 def _checked_networks(networks: Sequence[str] | None) -> list[str] | None:
-    if not networks:
+    if networks is None:
         return None
+    if not networks:
+        raise InvalidApiKeySettingError(
+            "A key for no network is of no use: name one, or leave networks out.", field="networks"
+        )
     if len(networks) > NETWORKS_MAX:
         raise InvalidApiKeySettingError(f"A key has at most {NETWORKS_MAX} networks.", field="networks")
     checked = []

@@ -167,6 +167,14 @@ class LastUses:
 _last_uses = LastUses()
 
 
+def require_usable(app: Application, caller: ApiCaller) -> None:
+    """For what goes on after it was asked for: raise `NotSignedInError` once the caller's key has ended."""
+    with app.db.read() as session:
+        key = session.get(ApiKey, caller.id)
+        if key is None or not is_usable(key, utcnow()):
+            raise NotSignedInError("This API key has ended.")
+
+
 def authenticate(app: Application, secret: str, address: str | None) -> ApiCaller:
     """The caller behind a secret, who calls from an IP address.
 

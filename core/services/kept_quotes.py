@@ -72,6 +72,7 @@ def quote_and_run(
     idempotency_key: str | None,
     request: Mapping[str, Any],
     webhook_url: str | None,
+    runs_max: int,
 ) -> Job:
     """Quote pictures and submit the quote; a failure leaves none of them behind.
 
@@ -93,6 +94,7 @@ def quote_and_run(
             request=request,
             budget_id=budget_of(caller),
             webhook_url=webhook_url,
+            runs_max=runs_max,
         )
 
 

@@ -24,6 +24,7 @@ from core.errors import (
     QuoteExpiredError,
     QuoteGrewError,
     QuoteMismatchError,
+    RateLimitedError,
     VisionMeterError,
 )
 from core.identity.callers import Caller
@@ -72,6 +73,7 @@ def submit_quote(
     request: Mapping[str, Any] | None = None,
     budget_id: str | None = None,
     webhook_url: str | None = None,
+    runs_max: int | None = None,
 ) -> Job:
     """Hold the quoted amount and queue the run; a quote runs once, and submitting it again gives the same job.
 
@@ -80,7 +82,8 @@ def submit_quote(
     (the quote alone if it is not given). An expired quote is quoted again first: when it did not grow it runs at the
     new price, else `QuoteGrewError` names the new quote. Raises also `RoleNeededError`, `QuoteNotFoundError`,
     `QuoteMismatchError`, `IdempotencyConflictError`, `InsufficientTokensError`, `SpendingCapError`,
-    `AccountNotActiveError` or `DiskFullError`; after any of them nothing is held, and no file is stored for good.
+    `AccountNotActiveError`, `DiskFullError`, or `RateLimitedError` where the account has `runs_max` unfinished runs;
+    after any of them nothing is held, and no file is stored for good.
     """
     require_role(user, "member")
     by_quote = {"quote_id": quote_id}
@@ -109,6 +112,7 @@ def submit_quote(
                     claims=claims,
                     budget_id=budget_id,
                     webhook_url=webhook_url,
+                    runs_max=runs_max,
                 )
                 if is_new:
                     hand_over(pictures, binding)
@@ -179,6 +183,7 @@ def start_job(
     claims: Mapping[str, Mapping[str, Any]],
     budget_id: str | None = None,
     webhook_url: str | None = None,
+    runs_max: int | None = None,
 ) -> tuple[Job, bool]:
     """Claim the keys, hold the amount and store the job in the caller's transaction; False for one that was there.
 
@@ -195,6 +200,10 @@ def start_job(
         return jobs.get_job(session, user.account_id, answer["job_id"]), False
     if quote.expires_at <= utcnow():
         raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
+    if runs_max is not None:
+        # One at a time for an account: of two that both find the last place free, one is refused.
+        lock_account(session, user.account_id)
+        require_free_run(session, user.account_id, runs_max)
     job = store_job(
         session,
         new_row(
@@ -221,6 +230,17 @@ def start_job(
         complete_idempotent(session, user.account_id, RUN, key, {"job_id": job.id})
     mark_ran(session, {asked_id, quote.id})
     return job, True
+
+
+def require_free_run(session: Session, account_id: str, runs_max: int) -> None:
+    """Raise `RateLimitedError` when the account has as many unfinished runs as it may have."""
+    if jobs.count_open_jobs(session, account_id) >= runs_max:
+        raise RateLimitedError(
+            f"{runs_max} runs of this account are under way, which is the limit: wait for one to finish.",
+            limit="jobs_concurrent",
+            limit_max=runs_max,
+            retry_after_s=5,
+        )
 
 
 def require_affordable(app: Application, session: Session, account_id: str, lines: Sequence[QuoteLine]) -> None:

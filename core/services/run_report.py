@@ -91,12 +91,6 @@ def get_stored_result(app: Application, caller: Caller, result_id: str) -> Store
     return StoredResult(result, image, Detections.from_json(result.detections))
 
 
-def count_open_runs(app: Application, caller: Caller) -> int:
-    """How many runs of the account are not finished."""
-    with app.db.read() as session:
-        return jobs.count_open_jobs(session, caller.account_id)
-
-
 def _report(session: Session, job: Job, *, with_outcomes: bool) -> RunReport:
     outcomes: list[ImageOutcome] = []
     if with_outcomes:
