@@ -236,7 +236,7 @@ def _parse_json(data: bytes) -> dict[str, Any]:
             errors=[{"field": "body", "message": f"at most {JSON_SIGNS_MAX} commas and brackets"}],
         )
     try:
-        # JSON between programs is UTF-8 (RFC 8259); `json.loads` would also guess at UTF-16, and so pass the look below.
+        # JSON between programs is UTF-8 (RFC 8259): `json.loads` would guess at UTF-16, which passes the look below.
         fields = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         fields = None

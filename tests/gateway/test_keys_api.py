@@ -87,6 +87,8 @@ def test_no_key_makes_one_that_manages_keys(gateway: Gateway) -> None:
         ({"name": " "}, "name"),
         ({"name": "a\u0000b"}, None),
         ({"models": ["yolov9000"]}, "models"),
+        ({"models": []}, None),
+        ({"networks": []}, None),
         ({"networks": ["10.0.0.0/33"]}, "networks"),
         ({"networks": ["example.com"]}, "networks"),
         ({"networks": ["10.0.0.0/8"] * 21}, "networks"),
@@ -106,6 +108,13 @@ def test_what_a_key_cannot_be(gateway: Gateway, settings: dict[str, Any], field:
     assert answer.status_code == 422, answer.text
     assert answer.json().get("field") == field
     assert len(customer.get("/keys").json()["keys"]) == 1
+
+
+def test_a_cap_that_is_too_fine_is_named(gateway: Gateway) -> None:
+    """The error names the cap that has four decimals, not the other one."""
+    for field in ("day_cap_tokens", "month_cap_tokens"):
+        answer = gateway.customer().post("/keys", json={"name": "x", field: 0.0001})
+        assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, [field])
 
 
 def test_rotation_with_grace(gateway: Gateway) -> None:

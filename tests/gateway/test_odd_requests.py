@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from tests.core.services.helpers import pictures
 from tests.gateway.calls import Customer, Gateway
 
-PICTURE = base64.b64encode(next(iter(pictures(1).values()))).decode()
+PNG = next(iter(pictures(1).values()))
+PICTURE = base64.b64encode(PNG).decode()
 IDS = ("quotes", "jobs", "results", "receipts")
 LONG = "x" * 10_000
 
@@ -64,6 +66,9 @@ def test_odd_ids_lead_nowhere(customer: Customer, odd: str) -> None:
         ("/results/x?confidence=1e999", "confidence"),
         ("/results/x?format=xml", "format"),
         ("/results/x?annotated=jpg", "annotated"),
+        ("/results/x?format=json&format=csv", "format"),
+        ("/jobs?limit=1&limit=2", "limit"),
+        ("/models?foo=2", "foo"),
     ],
 )
 def test_odd_queries_name_their_parameter(customer: Customer, path: str, field: str) -> None:
@@ -71,6 +76,57 @@ def test_odd_queries_name_their_parameter(customer: Customer, path: str, field: 
     answer = customer.get(path)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), answer.text
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "/keys/{key}/rotate?grace_s=0", "grace_s"),
+        ("POST", "/keys?day_cap_tokens=1", "day_cap_tokens"),
+        ("DELETE", "/keys/{key}?force=1", "force"),
+        ("POST", "/jobs/x/cancel?now=1", "now"),
+        ("POST", "/detect?img_size=320&img_size=640", "img_size"),
+        ("POST", "/detect?imgsz=320", "imgsz"),
+    ],
+)
+def test_nothing_in_an_address_is_passed_over(gateway: Gateway, method: str, path: str, field: str) -> None:
+    """Whatever the method: a parameter that would do nothing is a 422 that names it, and nothing happens."""
+    customer = gateway.customer(manages_keys=True)
+    key_id = customer.key_id
+    request: dict[str, Any] = {"content": PNG, "headers": {"Content-Type": "image/png"}} if "detect" in path else {}
+    if path.startswith("/keys?"):
+        request = {"json": {"name": "x"}}
+    answer = customer.call(method, path.format(key=key_id), **request)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), answer.text
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+    assert [key["state"] for key in customer.get("/keys").json()["keys"]] == ["active"]
+    assert customer.balance() == (20.0, 0.0)
+
+
+def test_a_list_may_be_sent_as_http_libraries_send_it(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
+    """`classes` several times, with commas, in a form and in an address: the same filter."""
+    files = {"file": ("bus.jpg", photo_bytes["bus.jpg"])}
+    all_of = customer.post("/detect", files=files).json()
+    for classes in (["Normal", "Fall"], ["Fall", "Normal"], ["Normal,Fall"]):
+        found = customer.post("/detect", files=files, data={"classes": classes}).json()
+        assert found["predictions"] == all_of["predictions"]
+        stored = customer.get(f"/results/{all_of['id']}", params={"classes": classes}).json()
+        assert stored["predictions"] == all_of["predictions"]
+    assert all_of["predictions"]
+    assert not customer.post("/detect", files=files, data={"classes": "Fall"}).json()["predictions"]
+    twice = customer.post("/detect", files=files, data={"img_size": ["320", "640"]})
+    assert (twice.status_code, twice.json()["errors"][0]["field"]) == (422, "img_size")
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-32"])
+def test_json_is_utf8(customer: Customer, coding: str) -> None:
+    """Another coding, in which a NUL character would pass unseen, is a 422; a byte order mark of UTF-8 is none."""
+    body = json.dumps({"name": "n\0ul", "image": base64.b64encode(PNG).decode(), "img_size": 320})
+    headers = {"Content-Type": "application/json"}
+    answer = customer.post("/detect", content=body.encode(coding), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    plain = body.replace("\\u0000", "")
+    assert customer.post("/detect", content=plain.encode("utf-8-sig"), headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(

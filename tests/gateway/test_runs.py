@@ -398,6 +398,32 @@ def test_runs_at_once(small: Gateway) -> None:
     assert customer.run("/batch", pictures(1, seed=50)).status_code == 200
 
 
+def test_a_quote_is_run_as_it_was_quoted(gateway: Gateway) -> None:
+    """Another model, size or tile beside a quote's id is a 422 that names it; the same once more is none."""
+    customer = gateway.customer()
+    quote = customer.run("/quotes", pictures(1, seed=60)).json()
+    for field, value in (("img_size", 1280), ("model", "yolov8n"), ("tile_px", 640)):
+        answer = customer.post("/batch", json={"quote_id": quote["id"], field: value})
+        assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, [field])
+    assert customer.balance() == (20.0, 0.0)
+    job = customer.post("/batch", json={"quote_id": quote["id"], "img_size": 320, "model": MODEL}).json()
+    assert results(job) == ["charged"]
+
+
+def test_events_end_with_the_key(gateway: Gateway) -> None:
+    """A stream breaks off when its key is revoked; the job goes on."""
+    customer = gateway.customer()
+    other = customer.make_key(name="other")
+    with blocked_model(), ThreadPoolExecutor(1) as pool:
+        job = customer.run("/jobs", pictures(1, seed=61)).json()
+        stream = pool.submit(customer.get, f"/jobs/{job['id']}/events", secret=other.secret)
+        time.sleep(0.5)
+        assert not stream.done()
+        customer.call("DELETE", f"/keys/{other.key.id}")
+        assert [kind for kind, _ in events(stream.result(10).text)] == ["progress"]
+    assert customer.wait(job["id"])["status"] == "finished"
+
+
 def test_images_a_minute(small: Gateway) -> None:
     """All pictures of a request count or none: what would pass the limit is refused whole and counts nothing."""
     customer = small.customer()
