@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.addresses import is_safe_address
 from core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,11 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # Set by the gateway, read by the portal.
 SESSION_COOKIE = "visionmeter_session"
 _IN_FILES = ("stripe_secret_key", "stripe_webhook_secret", "oidc_client_secret", "second_factor_key", "smtp_password")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name is this machine's own."""
-    return host in ("localhost", "127.0.0.1", "::1")
 
 
 class Settings(BaseSettings):
@@ -188,6 +184,13 @@ class Settings(BaseSettings):
             "fastest that finds what `torch` finds."
         ),
     )
+    compiled_shapes_max: int = Field(
+        default=0,
+        ge=0,
+        le=32,
+        description="Where `torch` computes: input shapes of each model that it compiles in the background, those that "
+        "come most often; a compiled one serves if it finds the same sooner.",
+    )
     models_loaded_max: int = Field(default=3, ge=1, le=64, description="Models kept in memory at once.")
     models_memory_mb_max: int = Field(
         default=0,
@@ -342,7 +345,7 @@ class Settings(BaseSettings):
         if not self.oidc_issuer:
             return self
         for name, url in (("OIDC_ISSUER", self.oidc_issuer), ("PUBLIC_URL", self.public_url)):
-            if not _is_safe_address(url):
+            if not is_safe_address(url):
                 raise ValueError(
                     f"VISIONMETER_{name} must be an address such as https://vision.example.com (http only on this "
                     "machine): people are sent there to sign in"
@@ -367,16 +370,6 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The database's URL with the default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'visionmeter.db'}"
-
-
-def _is_safe_address(url: str) -> bool:
-    """Whether passwords and codes may go there: https, or http on this machine, and nothing but host and path."""
-    try:
-        parts = urlsplit(url)
-        is_private = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-    except ValueError:
-        return False
-    return is_private and bool(parts.hostname) and not (parts.query or parts.fragment or parts.username is not None)
 
 
 def load_settings() -> Settings:

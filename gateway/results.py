@@ -18,7 +18,8 @@ from gateway.answers import result_answer, wanted
 from gateway.auth import CallerDependency
 from gateway.detect import PNG, lane, write
 from gateway.openapi import problems
-from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, NamesInQuery, ResultOut, join_names
+from gateway.query import ClassNames
+from gateway.shapes import DEFAULT_CONFIDENCE, Confidence, Format, ResultOut
 
 router = APIRouter()
 
@@ -37,14 +38,13 @@ router = APIRouter()
 async def get_result(
     caller: CallerDependency,
     result_id: str,
+    names: ClassNames,
     format: Format = "json",
     confidence: Confidence = DEFAULT_CONFIDENCE,
-    classes: NamesInQuery = None,
     annotated: Literal["png"] | None = None,
 ) -> Response:
     """Detections are stored down to a confidence of 0.05: another confidence is a filter, not a run."""
     app = current()
-    names = join_names(classes)
     if annotated is None:
         return await run_in_threadpool(_read_result, app, caller, result_id, format, confidence, names)
     # Drawing takes as long as a detection: it stands in the same lane, and is refused when that is full.

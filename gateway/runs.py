@@ -44,6 +44,7 @@ from gateway.bodies import (
 )
 from gateway.detect import budget, lane, write
 from gateway.openapi import problems
+from gateway.query import ClassNames
 from gateway.shapes import (
     DEFAULT_CONFIDENCE,
     BatchIn,
@@ -53,11 +54,9 @@ from gateway.shapes import (
     JobIn,
     JobList,
     JobOut,
-    NamesInQuery,
     QuoteIn,
     QuoteOut,
     RunOptions,
-    join_names,
 )
 
 router = APIRouter()
@@ -200,13 +199,12 @@ def get_job(caller: CallerDependency, job_id: str) -> Response:
 def get_job_results(
     caller: CallerDependency,
     job_id: str,
+    names: ClassNames,
     format: Format = "json",
     confidence: Confidence = DEFAULT_CONFIDENCE,
-    classes: NamesInQuery = None,
 ) -> Response:
     """Free as often as it is read; another confidence or other classes are a filter, not a run."""
     report = run_report.report_run(current(), caller, job_id, with_outcomes=True)
-    names = join_names(classes)
     return _write_results(report, format, confidence, names)
 
 

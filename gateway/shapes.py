@@ -6,7 +6,6 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from core.geometry import IMG_SIZES_PX
@@ -24,12 +23,6 @@ def split_names(value: Any) -> Any:
     """The list of names in a query's or a form's text. None chosen is no filter, in whatever way it is said."""
     names = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     return None if names == [] else names
-
-
-def join_names(values: list[str] | None) -> list[str] | None:
-    """The names of a query's parameter, which may be there several times."""
-    names: list[str] | None = split_names(",".join(values or []))
-    return names
 
 
 def _aware(moment: datetime) -> datetime:
@@ -54,12 +47,6 @@ Confidence = Annotated[
 ]
 Classes = Annotated[
     Names | None, BeforeValidator(split_names), Field(description="Only these classes, by name; also comma-separated.")
-]
-
-
-NamesInQuery = Annotated[
-    list[Annotated[str, Field(max_length=1000)]] | None,
-    Query(max_length=1000, description="Only these classes, by name; also comma-separated."),
 ]
 
 

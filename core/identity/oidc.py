@@ -27,7 +27,7 @@ from joserfc.errors import BadSignatureError, InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
-from core.config import is_loopback
+from core.addresses import is_loopback
 from core.errors import OidcRefusedError
 
 with warnings.catch_warnings():

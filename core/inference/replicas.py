@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from core.inference.backends.network import Arrays, Network
+from core.inference.backends.network import Arrays, Network, TakesPixels
 from core.inference.decode import decode
 from core.inference.detections import Detections
 from core.inference.images import Pixels
@@ -29,6 +29,8 @@ class Replica:
 
     def forward(self, padded: list[Pixels]) -> Arrays:
         """So many network inputs `(H, W, 3)`, all of one shape, to all outputs (`Network.forward`)."""
+        if isinstance(self.network, TakesPixels):
+            return self.network.forward_pixels(padded)
         return self.network.forward(to_batch(padded))
 
     def run(self, pixels: Pixels, params: DetectParams) -> tuple[Detections, tuple[int, int]]:

@@ -96,7 +96,7 @@ def _limit_memory(path: Path) -> None:
 def _try_here(path: Path, sha256: str, task: str) -> Tried:
     import torch
 
-    from core.inference.backends.probe import make_patchwork
+    from core.inference.backends.tolerance import make_patchwork
     from core.inference.backends.torch_network import open_torch
     from core.inference.decode import TASKS
     from core.inference.pipeline import grey_picture, to_batch
@@ -122,7 +122,7 @@ def _try_here(path: Path, sha256: str, task: str) -> Tried:
         # What is open by its name only would fail at a customer's picture.
         _run(network, path, to_batch([np.concatenate((grey, grey), axis=1)]))
         # What it takes may grow with the picture.
-        _run(network, path, make_patchwork(max(IMG_SIZES_PX)))
+        _run(network, path, make_patchwork(max(IMG_SIZES_PX), max(IMG_SIZES_PX)))
     return Tried(found, list(network.names.values()))
 
 
@@ -130,10 +130,10 @@ def _open_onnx(path: Path, sha256: str, cache_dir: Path) -> Network:
     """In ONNX Runtime, which has to run it; and once in OpenVINO, which may end a process, or compute other numbers."""
     from core.inference.backends.onnx_network import open_onnx
     from core.inference.backends.openvino_network import open_openvino
-    from core.inference.backends.probe import difference, make_patchwork
+    from core.inference.backends.tolerance import difference, make_patchwork
 
     network = open_onnx(path, sha256, cache_dir=cache_dir, cores=1)
-    picture = make_patchwork(PATCHWORK_PX)
+    picture = make_patchwork(PATCHWORK_PX, PATCHWORK_PX)
     expected = network.forward(picture)
     try:
         other = open_openvino(path, sha256, cache_dir=cache_dir, cores=1)

@@ -62,4 +62,5 @@ def open_serving(
         cache_dir=cache_dir,
         backend="auto" if settings.backend == "measured" else settings.backend,
         preferred=report.preferred if report is not None else ON_PROCESSORS,
+        compiled_shapes_max=settings.compiled_shapes_max,
     )

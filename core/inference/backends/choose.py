@@ -34,13 +34,23 @@ def name_device(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def open_backend(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
+def open_backend(
+    name: str,
+    version: ModelVersion,
+    *,
+    device: torch.device,
+    cache_dir: Path,
+    cores: int,
+    compiled_shapes_max: int = 0,
+) -> Network:
     """The network of a version in one back end.
 
     Raises `WeightsRefusedError`, also when the weights are for another task than the model, and whatever a package
     raises.
     """
-    network = _open(name, version, device=device, cache_dir=cache_dir, cores=cores)
+    network = _open(
+        name, version, device=device, cache_dir=cache_dir, cores=cores, compiled_shapes_max=compiled_shapes_max
+    )
     try:
         require_task(version.path, network.facts.task, version.model.task)
     except WeightsRefusedError:
@@ -49,7 +59,9 @@ def open_backend(name: str, version: ModelVersion, *, device: torch.device, cach
     return network
 
 
-def _open(name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int) -> Network:
+def _open(
+    name: str, version: ModelVersion, *, device: torch.device, cache_dir: Path, cores: int, compiled_shapes_max: int
+) -> Network:
     if name == "openvino":
         from core.inference.backends.openvino_network import open_openvino
 
@@ -60,20 +72,37 @@ def _open(name: str, version: ModelVersion, *, device: torch.device, cache_dir: 
         return open_onnx(version.path, version.sha256, cache_dir=cache_dir, cores=cores)
     from core.inference.backends.torch_network import open_torch
 
-    return open_torch(version.path, version.sha256, device=device, cores=cores)
+    return open_torch(
+        version.path,
+        version.sha256,
+        device=device,
+        cores=cores,
+        cache_dir=cache_dir,
+        compiled_shapes_max=compiled_shapes_max,
+    )
 
 
 def open_networks(
-    device: torch.device, *, cache_dir: Path, backend: Backend = "auto", preferred: Sequence[str] = ON_PROCESSORS
+    device: torch.device,
+    *,
+    cache_dir: Path,
+    backend: Backend = "auto",
+    preferred: Sequence[str] = ON_PROCESSORS,
+    compiled_shapes_max: int = 0,
 ) -> Callable[[ModelVersion], Network]:
     """What opens the network of a version on a device; converted ones are kept in `cache_dir`.
 
     `auto` takes the first of the `preferred` that works on a processor, and torch where none does and on every other
     device. `core.inference.backends.probe` measures which is the fastest here. An ONNX file, which torch does not run,
     computes on the processor in one of `ON_PROCESSORS`, whatever the device and the setting are; a quantized one in
-    OpenVINO alone.
+    OpenVINO alone. `compiled_shapes_max` is of networks in torch (`core.inference.backends.compiled`).
     """
     cores = count_cores()
+
+    def open_by(name: str, version: ModelVersion) -> Network:
+        return open_backend(
+            name, version, device=device, cache_dir=cache_dir, cores=cores, compiled_shapes_max=compiled_shapes_max
+        )
 
     def names_for(version: ModelVersion) -> Sequence[str]:
         wanted = (backend,) if backend != "auto" else (*(preferred if device.type == "cpu" else ()), "torch")
@@ -87,13 +116,13 @@ def open_networks(
         *names, last = names_for(version)
         for name in names:
             try:
-                return open_backend(name, version, device=device, cache_dir=cache_dir, cores=cores)
+                return open_by(name, version)
             except WeightsRefusedError:
                 raise
             except Exception as error:
                 # A package that is not there, a network that it cannot convert, a folder that cannot be written: the
                 # next one serves.
                 log.warning("%s cannot run %s: %s", name, version.model.name, error)
-        return open_backend(last, version, device=device, cache_dir=cache_dir, cores=cores)
+        return open_by(last, version)
 
     return open_network

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from core.inference.images import Pixels
 
 Arrays = list[NDArray[np.float32]]
 
@@ -60,3 +62,11 @@ class Network(Protocol):
 
     def close(self) -> None:
         """Give back its memory. No call runs, and none follows."""
+
+
+@runtime_checkable
+class TakesPixels(Protocol):
+    """A network that makes the batch itself, where its device does that faster than a core."""
+
+    def forward_pixels(self, padded: Sequence[Pixels]) -> Arrays:
+        """`Network.forward` of network inputs of one shape, `(H, W, 3)` uint8 BGR."""

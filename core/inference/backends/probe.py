@@ -9,20 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from core.errors import WeightsRefusedError
 from core.inference.backends.choose import ON_PROCESSORS, count_cores, open_backend
-from core.inference.backends.network import Arrays, Network, NetworkFacts
+from core.inference.backends.network import Arrays, Network
+from core.inference.backends.tolerance import difference, make_patchwork
 from core.inference.registry import ModelVersion
-
-# The tolerances of a back end, for what is found at a confidence that is stored.
-BOX_PX_MAX = 1.0
-CONFIDENCE_MAX = 0.005
-CONFIDENCE_SEEN_MIN = 0.05
 
 ROUNDS_MAX = 5
 # A few measurements beside other work are off by as much: within it the order of preference decides, not chance.
@@ -106,39 +101,9 @@ def choose_backend(
     return ProbeReport(_fastest(measured, candidates), device.type, cores, (*measured, *missing))
 
 
-def difference(reference: Arrays, found: Arrays, facts: NetworkFacts) -> str | None:
-    """What is beyond the tolerances between the first outputs of two back ends for one image, in words, or None.
-
-    Heads that rank by themselves are not compared: they run in torch alone.
-    """
-    expected, actual = reference[0][0], found[0][0]
-    if expected.shape != actual.shape or len(reference) != len(found):
-        return f"its outputs have other shapes: {[output.shape for output in found]}"
-    if facts.task == "classify":
-        return _beyond(np.abs(expected - actual), np.zeros(0, np.float32))
-    scores = slice(4, 4 + len(facts.names))
-    seen = expected[scores].max(axis=0) >= CONFIDENCE_SEEN_MIN
-    return _beyond(np.abs(expected[scores] - actual[scores]), np.abs(expected[:4] - actual[:4])[:, seen])
-
-
-def make_patchwork(side_px: int) -> NDArray[np.float32]:
-    """A batch of one square picture of coarse patches: grey would give confidences of nothing, equal everywhere."""
-    patches = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    picture = cv2.resize(patches, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
-
-
-def _beyond(confidences: NDArray[np.float32], boxes_px: NDArray[np.float32]) -> str | None:
-    # Written so that NaN is beyond, too.
-    confidence, box = confidences.max(initial=0), boxes_px.max(initial=0)
-    if confidence <= CONFIDENCE_MAX and box <= BOX_PX_MAX:
-        return None
-    return f"it differs from torch by {confidence:.4f} in a confidence and {box:.2f} px in a box"
-
-
 def _compare(opened: Sequence[_Candidate]) -> None:
     """Warms each on the picture, and notes who differs from torch, which is the first."""
-    batch = make_patchwork(SIDE_PX)
+    batch = make_patchwork(SIDE_PX, SIDE_PX)
     reference: Arrays = []
     for index, candidate in enumerate(opened):
         try:

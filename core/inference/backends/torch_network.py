@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.inference.backends.compiled import CompiledShapes, Source
 from core.inference.backends.head import FlatNetwork, load_flat
 from core.inference.backends.network import Arrays, NetworkFacts
+from core.inference.images import Pixels
 from core.inference.memory import return_freed
+
+# A plain network, or a compiled package.
+Compute = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class TorchNetwork:
@@ -26,6 +31,7 @@ class TorchNetwork:
     ) -> None:
         self.facts = facts
         self.precision = "fp16" if half else "fp32"
+        self.compiled: CompiledShapes | None = None
         self._network = _halve(network) if half else network
         self._device = device
         self._dtype = torch.float16 if half else torch.float32
@@ -40,30 +46,74 @@ class TorchNetwork:
 
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`."""
-        with self._mutex, torch.inference_mode():
-            # Kept for each thread; Ultralytics leaves one for two cores.
-            if self._device.type == "cpu" and torch.get_num_threads() != self._cores:
-                torch.set_num_threads(self._cores)
-            tensor = torch.from_numpy(batch).to(self._device, self._dtype)
-            return [output.float().cpu().numpy() for output in self._network(tensor)]
+        return self._compute(lambda: torch.from_numpy(batch).to(self._device, self._dtype))
+
+    def forward_pixels(self, padded: Sequence[Pixels]) -> Arrays:
+        """See `TakesPixels.forward_pixels`: a quarter of the bytes go to the device, and it does the dividing."""
+        images = torch.from_numpy(np.stack(padded))
+        return self._compute(lambda: self._to_batch(images.to(self._device)))
+
+    def forward_by(self, network: Compute, batch: NDArray[np.float32]) -> Arrays:
+        """`forward` by another network in the place of this one's."""
+        return self._compute(lambda: torch.from_numpy(batch).to(self._device, self._dtype), network)
+
+    def export(self, images: int, height: int, width: int) -> torch.export.ExportedProgram:
+        """What torch compiles for one shape."""
+        example = torch.zeros(images, 3, height, width, device=self._device, dtype=self._dtype)
+        with torch.no_grad():
+            return torch.export.export(self._network, (example,), strict=False)
 
     def close(self) -> None:
         """Give back its memory."""
+        if self.compiled is not None:
+            self.compiled.close()
         del self._network
         return_freed()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _compute(
+        self,
+        make_batch: Callable[[], torch.Tensor],
+        network: Compute | None = None,
+    ) -> Arrays:
+        with self._mutex, torch.inference_mode():
+            # Kept for each thread; Ultralytics leaves one for two cores.
+            if self._device.type == "cpu" and torch.get_num_threads() != self._cores:
+                torch.set_num_threads(self._cores)
+            batch = make_batch()
+            if network is None and self.compiled is not None:
+                network = self.compiled.find((batch.shape[0], batch.shape[2], batch.shape[3]))
+            return [output.float().cpu().numpy() for output in (network or self._network)(batch)]
 
-def open_torch(path: Path, sha256: str, *, device: torch.device, cores: int) -> TorchNetwork:
+    def _to_batch(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, H, W, 3)` uint8 BGR to what `to_batch` makes of it, to the last bit."""
+        planes = images.flip(-1).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return planes.div_(255).to(self._dtype)
+
+
+def open_torch(
+    path: Path,
+    sha256: str,
+    *,
+    device: torch.device,
+    cores: int,
+    cache_dir: Path | None = None,
+    compiled_shapes_max: int = 0,
+) -> TorchNetwork:
     """The network of a weights file on a device. Raises `WeightsRefusedError`, also for an ONNX file.
 
     In half precision on CUDA, but for poses and oriented boxes: their points and angles are decoded in the head, and
-    half precision knows no half pixels beyond 1024 of them.
+    half precision knows no half pixels beyond 1024 of them. The shapes that come most often are compiled, so many at
+    most, and kept in `cache_dir`.
     """
-    network, facts = load_flat(path, sha256, device, form="torchscript")
+    flat, facts = load_flat(path, sha256, device, form="torchscript")
     half = device.type == "cuda" and facts.task not in ("pose", "obb")
-    return TorchNetwork(network, facts, device=device, half=half, cores=cores)
+    network = TorchNetwork(flat, facts, device=device, half=half, cores=cores)
+    if compiled_shapes_max and cache_dir is not None:
+        source = Source(path, sha256, facts, device, network.precision, cache_dir)
+        network.compiled = CompiledShapes(source, flat, network.forward_by, shapes_max=compiled_shapes_max)
+    return network
 
 
 class _InFloat32(torch.nn.Module):

@@ -62,6 +62,12 @@ while not Path(sys.argv[3]).exists():
 """
 
 
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round does all that there is, however busy the machine."""
+    monkeypatch.setattr(retention, "ROUND_S_MAX", 60)
+
+
 def pictures(count: int, seed: int = 1) -> dict[str, bytes]:
     """Different pictures, each of which fits into one block of a disk."""
     return helpers.pictures(count, seed=seed, side=33)

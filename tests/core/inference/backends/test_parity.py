@@ -9,7 +9,7 @@ import pytest
 from ultralytics.models import YOLO
 
 from core.inference.backends.network import Network
-from core.inference.backends.probe import BOX_PX_MAX, CONFIDENCE_MAX, difference
+from core.inference.backends.tolerance import BOX_PX_MAX, CONFIDENCE_MAX, difference
 from core.inference.detections import CONFIDENCE_STORED_MIN, Detections
 from core.inference.images import DecodedImage, Pixels
 from core.inference.pipeline import DetectParams, letterbox, suppress, to_batch, to_original

@@ -12,7 +12,7 @@ from ultralytics.models import YOLO
 from core.inference.backends.head import NotConvertibleError, load_flat
 from core.inference.backends.onnx_network import open_onnx
 from core.inference.backends.openvino_network import open_openvino
-from core.inference.backends.probe import difference
+from core.inference.backends.tolerance import difference
 from core.inference.backends.torch_network import TorchNetwork, open_torch
 from core.inference.registry import ModelVersion
 from core.inference.weights import hash_file
@@ -42,7 +42,7 @@ def weights_of(name: str, folder: Path, *, end2end: bool = False) -> Path:
             torch.nn.init.normal_(module.weight, std=50)
     if end2end:
         yolo.model.end2end = True
-    path = folder / f"{name}.pt"
+    path = folder / f"{Path(name).name}.pt"
     yolo.save(path)
     return path
 
