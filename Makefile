@@ -57,7 +57,7 @@ test: lint ## lint, then all tests; those that need Chromium or PostgreSQL skip 
 	run() { echo "pytest $$*"; $(BIN)/python -m pytest "$$@" $(PYTEST_ARGS) || [ $$? -eq 5 ] || failed=yes; }; \
 	run -m "not soak and not alone and not browser" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0; \
 	journeys() { echo "pytest $$*"; $(BIN)/python -m pytest -m "not soak and not alone and browser" "$$@" $(PYTEST_ARGS); }; \
-	journeys -n $(BROWSER_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 9; \
+	journeys -n $(BROWSER_WORKERS) --durations=30 --dist loadfile --no-loadscope-reorder --max-worker-restart 9; \
 	case $$? in \
 		0|5) ;; \
 		1) journeys --last-failed --last-failed-no-failures none && echo "those above passed by themselves only" || failed=yes ;; \

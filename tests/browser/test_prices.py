@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 from ultralytics.utils import ASSETS
 
-from core.db import Database
+from core.db import Database, utcnow
 from core.ledger import spending
 from core.pricing.book import adopt_book, current_prices
 from tests.browser.conftest import Server, balance, free_port, settle, sign_up
@@ -49,8 +50,10 @@ def change(server: Server, statement: str, **values: object) -> None:
 
 
 def expire_quotes(server: Server) -> None:
-    """Let every quote run out."""
-    change(server, "UPDATE quote SET expires_at = '2001-01-01 00:00:00.000000'")
+    """Let every quote run out, not so long ago that it is removed meanwhile."""
+    change(
+        server, "UPDATE quote SET expires_at = :moment", moment=f"{utcnow() - timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}"
+    )
 
 
 def preview_zidane(page: Page, server: Server, email: str) -> None:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from core.db import utcnow
 from core.pricing.book import adopt_book, current_prices
 from tests.conftest import MODEL
 from tests.core.services.helpers import pictures
@@ -88,8 +90,12 @@ def test_an_expired_quote(gateway: Gateway) -> None:
     """It runs as long as it did not grow; when it did, 409 names the new quote, which runs then."""
     customer = gateway.customer()
     one, two = (customer.run("/quotes", pictures(1, seed=seed)).json() for seed in (3, 4))
+    # Not so long ago that it is removed meanwhile.
+    an_hour_ago = f"{utcnow() - timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}"
     gateway.change(
-        "UPDATE quote SET expires_at = '2001-01-01 00:00:00.000000' WHERE account_id = :id", id=customer.user.account_id
+        "UPDATE quote SET expires_at = :moment WHERE account_id = :id",
+        id=customer.user.account_id,
+        moment=an_hour_ago,
     )
     job = customer.post("/batch", json={"quote_id": one["id"]}).json()
     assert (job["usage"]["tokens"], job["quote_id"] != one["id"]) == (0.25, True)
