@@ -108,6 +108,12 @@ class CompiledShapes:
         threading.Thread(target=self._make, args=(shape,), name="engine-compile", daemon=True).start()
         return None
 
+    def give_up(self, shape: Shape, error: Exception) -> None:
+        """A package failed while it served: the plain network takes its shape for good."""
+        with self._mutex:
+            self._packages.pop(shape, None)
+        log.warning("the compiled %s for %s is given up", self._source.path.name, _words(shape), exc_info=error)
+
     def close(self) -> None:
         """Give the packages back, and break off a compilation."""
         with self._mutex:
@@ -117,7 +123,7 @@ class CompiledShapes:
                 self._child.kill()
 
     def _make(self, shape: Shape) -> None:
-        name = "{} × {} × {}".format(*shape)
+        name = _words(shape)
         try:
             with _turn:
                 if self._closed:
@@ -192,6 +198,10 @@ class CompiledShapes:
         started = time.perf_counter()
         self._forward_by(network, batch)
         return (time.perf_counter() - started) * 1000
+
+
+def _words(shape: Shape) -> str:
+    return "{} × {} × {}".format(*shape)
 
 
 def _load(path: Path, device: torch.device) -> Any:

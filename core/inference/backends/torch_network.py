@@ -72,19 +72,23 @@ class TorchNetwork:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _compute(
-        self,
-        make_batch: Callable[[], torch.Tensor],
-        network: Compute | None = None,
-    ) -> Arrays:
+    def _compute(self, make_batch: Callable[[], torch.Tensor], network: Compute | None = None) -> Arrays:
         with self._mutex, torch.inference_mode():
             # Kept for each thread; Ultralytics leaves one for two cores.
             if self._device.type == "cpu" and torch.get_num_threads() != self._cores:
                 torch.set_num_threads(self._cores)
             batch = make_batch()
-            if network is None and self.compiled is not None:
-                network = self.compiled.find((batch.shape[0], batch.shape[2], batch.shape[3]))
-            return [output.float().cpu().numpy() for output in (network or self._network)(batch)]
+            if network is not None:
+                return _to_arrays(network(batch))
+            shape = (batch.shape[0], batch.shape[2], batch.shape[3])
+            package = self.compiled.find(shape) if self.compiled is not None else None
+            if package is not None and self.compiled is not None:
+                try:
+                    return _to_arrays(package(batch))
+                except Exception as error:
+                    # Whatever a kernel raises: what cannot compute serves no more, and this batch is the plain one's.
+                    self.compiled.give_up(shape, error)
+            return _to_arrays(self._network(batch))
 
     def _to_batch(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, 3)` uint8 BGR to what `to_batch` makes of it, to the last bit."""
@@ -110,10 +114,15 @@ def open_torch(
     flat, facts = load_flat(path, sha256, device, form="torchscript")
     half = device.type == "cuda" and facts.task not in ("pose", "obb")
     network = TorchNetwork(flat, facts, device=device, half=half, cores=cores)
-    if compiled_shapes_max and cache_dir is not None:
+    # Rankings of two that agree may differ, so a head that ranks by itself could not be compared.
+    if compiled_shapes_max and cache_dir is not None and not facts.end2end:
         source = Source(path, sha256, facts, device, network.precision, cache_dir)
         network.compiled = CompiledShapes(source, flat, network.forward_by, shapes_max=compiled_shapes_max)
     return network
+
+
+def _to_arrays(outputs: Sequence[torch.Tensor]) -> Arrays:
+    return [output.float().cpu().numpy() for output in outputs]
 
 
 class _InFloat32(torch.nn.Module):

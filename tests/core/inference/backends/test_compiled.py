@@ -177,6 +177,27 @@ def test_what_gains_nothing_is_not_taken(small: Path, monkeypatch: pytest.Monkey
     assert shapes_with(small, slow, monkeypatch).shapes == []
 
 
+def test_what_fails_while_it_serves_is_given_up(small: Path) -> None:
+    """The batch at which it failed is answered by the plain network, and so is every one after it."""
+    network = open_small(small)
+    assert network.compiled is not None
+    asked: list[int] = []
+
+    def failing(batch: torch.Tensor) -> list[torch.Tensor]:
+        asked.append(len(batch))
+        raise RuntimeError("CUDA error: a kernel failed")
+
+    network.compiled._packages[SHAPE] = failing
+    network.compiled._begun.add(SHAPE)
+    plain = open_torch(small, hash_file(small), device=CPU, cores=2)
+    for batch in batches(4):
+        for left, right in zip(network.forward(batch), plain.forward(batch), strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert asked == [2]
+    assert network.compiled.shapes == []
+    network.close()
+
+
 def test_a_network_that_closes_breaks_its_compilation_off(small: Path, tmp_path: Path) -> None:
     """The child ends at once, nothing half made is left, and nothing is compiled any more."""
     network = open_small(small)
