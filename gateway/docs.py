@@ -22,6 +22,12 @@ OTHER_CODES = {
     "method_not_allowed": (405, "The address does not take this method."),
     "internal": (500, "Something went wrong on our side; send the request again with the same Idempotency-Key."),
 }
+# Title, file, the words for the error codes, and the other language.
+LANGUAGES = {
+    "en": ("VisionMeter: HTTP API", "api.md", "Error codes", "zh-CN"),
+    "zh-CN": ("VisionMeter：HTTP API", "api.zh_CN.md", "错误码（英文）", "en"),
+}
+OWN_NAMES = {"en": "English", "zh-CN": "简体中文"}
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
     "code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{overflow-x:auto;padding:.75rem;border:1px solid}"
@@ -38,16 +44,18 @@ def error_codes() -> HTMLResponse:
 
 
 @router.get("/docs")
-def documentation() -> HTMLResponse:
-    """`docs/api.md`, and the way to the OpenAPI document."""
-    return HTMLResponse(_documentation_page())
+def documentation(lang: str = "en") -> HTMLResponse:
+    """`docs/api.md` in a language, and the way to the other one and to the OpenAPI document."""
+    return HTMLResponse(_documentation_page("zh-CN" if lang.lower().startswith("zh") else "en"))
 
 
 @cache
-def _documentation_page() -> str:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    links = '<p><a href="openapi.json">OpenAPI</a> · <a href="errors">Error codes</a></p>'
-    return page("VisionMeter: HTTP API", links + MarkdownIt("commonmark").enable("table").render(text))
+def _documentation_page(language: str) -> str:
+    title, file, codes, other = LANGUAGES[language]
+    text = (ROOT / "docs" / file).read_text(encoding="utf-8")
+    switch = f'<a href="docs?lang={other}" lang="{other}" hreflang="{other}">{OWN_NAMES[other]}</a>'
+    links = f'<p><a href="openapi.json">OpenAPI</a> · <a href="errors">{codes}</a> · {switch}</p>'
+    return page(title, links + MarkdownIt("commonmark").enable("table").render(text), language)
 
 
 @cache
@@ -66,10 +74,10 @@ def _errors_page() -> str:
     return page("VisionMeter: error codes", f"<h1>Error codes</h1><dl>{items}</dl>")
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, language: str = "en") -> str:
     """A page without anything from elsewhere."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body>{body}</body></html>"
     )

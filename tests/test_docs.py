@@ -38,6 +38,29 @@ def slug(heading: str) -> str:
     return kept.replace(" ", "-")
 
 
+def test_the_api_is_described_alike_in_both_languages() -> None:
+    """The same sections, examples, names, tables and links: what one reference says, the other says."""
+    english, chinese = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("api.md", "api.zh_CN.md"))
+
+    def shape(text: str) -> dict[str, list[str]]:
+        prose = FENCE.sub("", text)
+        # A table's cell by cell; of prose each name, in whatever order the language puts them.
+        return {
+            "headings": re.findall(r"^#+", prose, re.MULTILINE),
+            "examples": FENCE.findall(text),
+            "columns": [str(line.count("|")) for line in prose.splitlines() if line.startswith("|")],
+            "first cells": [cell for cell in re.findall(r"^\| ([^|]+) \|", prose, re.MULTILINE) if cell.isascii()],
+            "names": sorted({name for name in re.findall(r"`([^`]+)`", " ".join(prose.split())) if name.isascii()}),
+            "links": LINK.findall(prose),
+        }
+
+    ours, theirs = shape(english), shape(chinese)
+    for part in ("headings", "examples", "columns", "names", "links"):
+        assert ours[part] == theirs[part], part
+    statuses = [[cell for cell in one["first cells"] if cell[0].isdigit()] for one in (ours, theirs)]
+    assert statuses[0] == statuses[1]
+
+
 def test_settings_table() -> None:
     """The README's configuration table is the output of `python -m core.settings_table`."""
     assert between("settings") == settings_table()

@@ -16,7 +16,7 @@ from ui.api_key_dialogs import FreshKey, create_dialog, forget_secret, revoke_di
 from ui.code_samples import Call
 from ui.format import local_time, plain, table_time, tokens_and_money
 from ui.help import help_link
-from ui.i18n import _, ngettext
+from ui.i18n import _, language, ngettext
 from ui.session import may
 
 STATE_COLORS = {"active": "green", "expiring": "orange"}
@@ -61,12 +61,12 @@ def show_calls(app: Application, fresh: FreshKey | None = None) -> None:
         "JavaScript": ("javascript", code_samples.javascript_file, code_samples.javascript_url),
         _("Python client"): ("python", code_samples.client_file, code_samples.client_url),
     }
-    for tab, (language, by_file, by_address) in zip(st.tabs(list(ways)), ways.values(), strict=True):
+    for tab, (code_language, by_file, by_address) in zip(st.tabs(list(ways)), ways.values(), strict=True):
         with tab:
             st.caption(_("Upload a file"))
-            st.code(by_file(call), language=language, wrap_lines=True)
+            st.code(by_file(call), language=code_language, wrap_lines=True)
             st.caption(_("Name the picture's address"))
-            st.code(by_address(call), language=language, wrap_lines=True)
+            st.code(by_address(call), language=code_language, wrap_lines=True)
 
 
 # The list ------------------------------------------------------------------------------------------
@@ -90,7 +90,8 @@ def show_actions(user: User, views: Sequence[KeyView]) -> None:
     with st.container(horizontal=True):
         if is_member and st.button(_("Create a key"), type="primary", icon=":material/add:"):
             st.dialog(_("Create a key"), icon=":material/key:")(create_dialog)(uuid.uuid4().hex)
-        st.link_button(_("API reference"), "/v1/docs", icon=":material/menu_book:")
+        reference = f"/v1/docs?lang={language().replace('_', '-')}"
+        st.link_button(_("API reference"), reference, icon=":material/menu_book:")
         help_link("api", _("The API in five minutes"))
 
 

@@ -53,7 +53,8 @@ def show_text(text: str, figures: Mapping[str, str], *, host: str) -> tuple[str,
     """The title of a topic and its text for a page of the server `host`, where topics are at `help?topic=…`."""
     title, _newline, body = fill(text, figures).partition("\n")
     body = re.sub(r"<!--.*?-->", "", body)
-    body = re.sub(r"\]\((\w+)\.md\)", r"](help?topic=\1)", body).replace("](../../api.md)", "](/v1/docs)")
+    body = re.sub(r"\]\((\w+)\.md\)", r"](help?topic=\1)", body)
+    body = body.replace("](../../api.md)", "](/v1/docs)").replace("](../../api.zh_CN.md)", "](/v1/docs?lang=zh-CN)")
     return title.removeprefix("# "), re.sub(r"^## ", "### ", body, flags=re.MULTILINE).replace(HOST_DEFAULT, host)
 
 

@@ -209,7 +209,7 @@ def test_a_viewer_reads_the_list(page: Page, server: Server) -> None:
     expect(cards(page)).to_contain_text("5.000 left of 5.000 tokens")
     expect(page.get_by_text("You may look at the keys and make or end none")).to_be_visible()
     assert page.get_by_role("button", name=re.compile("Create a key|Rotate|Revoke")).count() == 0
-    expect(page.get_by_role("link", name="API reference")).to_have_attribute("href", re.compile("/v1/docs$"))
+    expect(page.get_by_role("link", name="API reference")).to_have_attribute("href", re.compile(r"/v1/docs\?lang=en$"))
     expect(page.get_by_test_id("stCode").first).to_contain_text(f"curl {server.url}/yolo/detect")
 
 

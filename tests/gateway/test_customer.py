@@ -50,6 +50,12 @@ def test_the_bare_address_leads_to_the_documentation(customer: Customer) -> None
     answer = customer.client.get("/v1")
     assert (answer.status_code, answer.url.path) == (200, "/v1/docs")
     assert "The HTTP API" in answer.text
+    chinese = customer.client.get("/v1/docs", params={"lang": "zh-CN"})
+    assert '<html lang="zh-CN">' in chinese.text
+    assert "运行之前的价格" in chinese.text
+    # Each leads to the other.
+    assert 'href="docs?lang=zh-CN"' in answer.text
+    assert 'href="docs?lang=en"' in chinese.text
 
 
 def test_every_time_is_written_alike(customer: Customer, photo_bytes: dict[str, bytes]) -> None:
