@@ -188,8 +188,8 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=32,
-        description="Where `torch` computes: input shapes of each model that it compiles in the background, those that "
-        "come most often; a compiled one serves if it finds the same sooner.",
+        description="Where `torch` computes: input shapes of each model that it compiles in the background, the first "
+        "that came fifty times; a compiled one serves if it finds the same sooner.",
     )
     models_loaded_max: int = Field(default=3, ge=1, le=64, description="Models kept in memory at once.")
     models_memory_mb_max: int = Field(

@@ -237,7 +237,7 @@ def _parse_json(data: bytes) -> dict[str, Any]:
         )
     try:
         # JSON between programs is UTF-8 (RFC 8259): `json.loads` would guess at UTF-16, which passes the look below.
-        fields = json.loads(data.decode("utf-8-sig"))
+        fields = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
@@ -323,6 +323,11 @@ async def _parse_form(request: Request, data: bytes) -> tuple[dict[str, Any], li
     fields = _gather(texts)
     _require_text(fields, *(name for name, _data in files))
     return fields, files
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    require_once(pairs)
+    return dict(pairs)
 
 
 def _gather(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="visionmeter-calibrate-") as folder:
         temporary = Path(folder)
         report = measure_backends(settings, registry, device, cache_dir=converted_dir(settings))
+        # Compiled half-way, a model would be measured as a mixture of two.
+        settings = settings.model_copy(update={"compiled_shapes_max": 0})
         serving = open_serving(settings, device, cache_dir=converted_dir(settings), report=report)
         passing = open_serving(settings, device, cache_dir=temporary / "converted", report=report)
         subjects: list[Subject] = []

@@ -18,6 +18,7 @@ import pytest
 
 from core.db import utcnow
 from core.pricing.book import adopt_book, current_prices
+from gateway.events import _streams as open_streams
 from tests.conftest import MODEL
 from tests.core.services.helpers import pictures
 from tests.gateway.calls import Gateway, blocked_model, events, failing_model, open_gateway, serve_files
@@ -423,10 +424,13 @@ def test_events_end_with_the_key(gateway: Gateway) -> None:
     with blocked_model(), ThreadPoolExecutor(1) as pool:
         job = customer.run("/jobs", pictures(1, seed=61)).json()
         stream = pool.submit(customer.get, f"/jobs/{job['id']}/events", secret=other.secret)
-        time.sleep(0.5)
-        assert not stream.done()
+        deadline = time.monotonic() + 30
+        while not open_streams._of_account[customer.user.account_id]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         customer.call("DELETE", f"/keys/{other.key.id}")
-        assert [kind for kind, _ in events(stream.result(10).text)] == ["progress"]
+        # Waiting, and in hand: what it told before.
+        assert {kind for kind, _ in events(stream.result(30).text)} == {"progress"}
     assert customer.wait(job["id"])["status"] == "finished"
 
 

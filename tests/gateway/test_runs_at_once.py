@@ -32,6 +32,8 @@ def test_many_runs_at_the_same_moment(
             answers = [one.result(60) for one in sent]
             statuses = Counter(answer.status_code for answer in answers)
             assert statuses == {202: 3, 429: 13}, statuses
+            refused = {answer.json()["limit"] for answer in answers if answer.status_code == 429}
+            assert refused == {"jobs_concurrent"}
             assert customer.balance() == (20.0, 0.75)
         for answer in answers:
             if answer.status_code == 202:

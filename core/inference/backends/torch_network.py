@@ -67,6 +67,7 @@ class TorchNetwork:
         """Give back its memory."""
         if self.compiled is not None:
             self.compiled.close()
+            self.compiled = None
         del self._network
         return_freed()
         if self._device.type == "cuda":

@@ -205,14 +205,15 @@ def test_a_network_that_closes_breaks_its_compilation_off(small: Path, tmp_path:
     network.compiled._source = Source(small, "1" * 64, network.facts, CPU, "fp32", tmp_path / "packages")
     for batch in batches(3):
         network.forward(batch)
-    wait_until(lambda: network.compiled is not None and network.compiled._child is not None)
-    child = network.compiled._child
+    shapes = network.compiled
+    wait_until(lambda: shapes._child is not None)
+    child = shapes._child
     assert child is not None
     network.close()
     wait_until(idle)
     assert child.poll() is not None
     assert not list((tmp_path / "packages").glob(f"**/{PACKAGE_FILE}"))
-    assert network.compiled.find(SHAPE) is None
+    assert shapes.find(SHAPE) is None
     assert idle()
 
 
