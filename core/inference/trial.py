@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from core.errors import WeightsRefusedError
 from core.geometry import IMG_SIZES_PX
 from core.inference.backends.network import Network
+from core.inference.child_process import ROOT, last_words
 from core.inference.onnx_file import expected_shapes, is_onnx
 from core.inference.quantized_file import is_quantized
 from core.inference.weights import inspect_weights, require_task
@@ -35,7 +36,6 @@ MEMORY_A_BYTE = 8
 PATCHWORK_PX = 128
 # The child refuses in words; whatever else it ends with is a failure.
 REFUSED = 3
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Tried(NamedTuple):
@@ -59,7 +59,7 @@ def try_weights(path: Path, sha256: str, task: str | None = None) -> Tried:
     try:
         outcome = subprocess.run(  # noqa: S603  # our own interpreter and module; the path is an argument
             command,
-            cwd=_ROOT,
+            cwd=ROOT,
             env=environment,
             capture_output=True,
             text=True,
@@ -69,7 +69,7 @@ def try_weights(path: Path, sha256: str, task: str | None = None) -> Tried:
     except subprocess.TimeoutExpired:
         raise _refuse(path, f"{path.name} does not load in time: it was not used.") from None
     if outcome.returncode != 0:
-        last = (outcome.stderr.strip().splitlines() or [f"the process ended with {outcome.returncode}"])[-1]
+        last = last_words(outcome.stderr, outcome.returncode)
         if outcome.returncode == REFUSED:
             raise _refuse(path, **json.loads(last))
         raise _refuse(path, f"{path.name} does not run and was not used: {last[:300]}")

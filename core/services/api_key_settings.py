@@ -59,8 +59,8 @@ def within(maker: ApiKey, settings: KeySettings) -> KeySettings:
     """What a key asks for another one, and where it asks for nothing its own limits. Raises `KeyMayNotError`."""
     asked = replace(
         settings,
-        models=settings.models if settings.models is not None else maker.models,
-        networks=settings.networks if settings.networks is not None else maker.networks,
+        models=settings.models or maker.models,
+        networks=settings.networks or maker.networks,
         expires_at=settings.expires_at or maker.expires_at,
     )
     if may_more(asked, maker):

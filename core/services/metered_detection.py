@@ -200,9 +200,11 @@ def start_job(
         return jobs.get_job(session, user.account_id, answer["job_id"]), False
     if quote.expires_at <= utcnow():
         raise QuoteExpiredError("This price is too old: preview again.", quote_id=quote.id)
-    if runs_max is not None:
-        # One at a time for an account: of two that both find the last place free, one is refused.
+    if quote.total_mt or runs_max is not None:
+        # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
+        # would refuse a run that waits for that very work. And of two that find the last place free, one is refused.
         lock_account(session, user.account_id)
+    if runs_max is not None:
         require_free_run(session, user.account_id, runs_max)
     job = store_job(
         session,
@@ -219,10 +221,6 @@ def start_job(
             webhook_url=webhook_url,
         ),
     )
-    if quote.total_mt:
-        # What is needed depends on what other runs of the account hold: a hold placed between the two looks at it
-        # would refuse a run that waits for that very work.
-        lock_account(session, user.account_id)
     require_affordable(app, session, user.account_id, lines)
     for position, line in enumerate(lines):
         hold_image(app, session, user, job.id, position, line, budget_id=budget_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -97,12 +98,13 @@ def open_networks(
     computes on the processor in one of `ON_PROCESSORS`, whatever the device and the setting are; a quantized one in
     OpenVINO alone. `compiled_shapes_max` is of networks in torch (`core.inference.backends.compiled`).
     """
-    cores = count_cores()
-
-    def open_by(name: str, version: ModelVersion) -> Network:
-        return open_backend(
-            name, version, device=device, cache_dir=cache_dir, cores=cores, compiled_shapes_max=compiled_shapes_max
-        )
+    open_by = partial(
+        open_backend,
+        device=device,
+        cache_dir=cache_dir,
+        cores=count_cores(),
+        compiled_shapes_max=compiled_shapes_max,
+    )
 
     def names_for(version: ModelVersion) -> Sequence[str]:
         wanted = (backend,) if backend != "auto" else (*(preferred if device.type == "cpu" else ()), "torch")

@@ -1,4 +1,4 @@
-"""torch networks compiled for the input shapes that come most often, while the plain network serves.
+"""torch networks compiled for input shapes that come often, while the plain network serves.
 
 A compiled package (AOTInductor) knows one batch size and one shape. It is made in a process of its own, which takes a
 minute of a core and the memory of a second network, and is kept on disk. It serves only if it gives here what the
@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.inference.backends.choose import name_device
 from core.inference.backends.converted import Recipe, converted
 from core.inference.backends.network import Arrays, NetworkFacts
 from core.inference.backends.tolerance import difference, make_patchwork
+from core.inference.child_process import ROOT, last_words
 
 log = logging.getLogger("visionmeter")
 
@@ -40,7 +42,6 @@ ROUNDS = 5
 GAIN_MAX = 0.95
 # How far any number of any output may be off, of the greatest of that output: boxes and confidences are held closer.
 SPREAD_MAX = 0.02
-_ROOT = Path(__file__).resolve().parents[3]
 
 Shape = tuple[int, int, int]  # images, height, width
 
@@ -61,10 +62,14 @@ class Source:
 
     def recipe(self, shape: Shape) -> Recipe:
         """What names the package of a shape."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         # What is compiled for a processor runs on no other: an instruction that it lacks would end the process.
         computer = platform.machine() + (_processor() if self.device.type == "cpu" else "")
-        versions = {"torch": str(torch.__version__), "device": name, "computer": computer, "recipe": "1"}
+        versions = {
+            "torch": str(torch.__version__),
+            "device": name_device(self.device),
+            "computer": computer,
+            "recipe": "1",
+        }
         form = f"torch-{self.device.type}-{'x'.join(map(str, shape))}"
         return Recipe(self.sha256, form, self.precision, versions)
 
@@ -161,7 +166,7 @@ class CompiledShapes:
                 raise RuntimeError("the network was closed")
             self._child = subprocess.Popen(  # noqa: S603  # our own interpreter and module; the paths are arguments
                 [sys.executable, "-m", "core.inference.backends.compile_shape", *map(str, arguments)],
-                cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
             )  # fmt: skip
             child = self._child
         try:
@@ -172,7 +177,7 @@ class CompiledShapes:
             with self._mutex:
                 self._child = None
         if child.returncode != 0:
-            raise RuntimeError((said.strip().splitlines() or [f"the process ended with {child.returncode}"])[-1][:300])
+            raise RuntimeError(last_words(said, child.returncode)[:300])
         return source.facts
 
     def _compare(self, shape: Shape, package: Any) -> str | None:

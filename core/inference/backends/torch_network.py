@@ -46,7 +46,7 @@ class TorchNetwork:
 
     def forward(self, batch: NDArray[np.float32]) -> Arrays:
         """See `Network.forward`."""
-        return self._compute(lambda: torch.from_numpy(batch).to(self._device, self._dtype))
+        return self._compute(lambda: self._upload(batch))
 
     def forward_pixels(self, padded: Sequence[Pixels]) -> Arrays:
         """See `TakesPixels.forward_pixels`: a quarter of the bytes go to the device, and it does the dividing."""
@@ -55,7 +55,7 @@ class TorchNetwork:
 
     def forward_by(self, network: Compute, batch: NDArray[np.float32]) -> Arrays:
         """`forward` by another network in the place of this one's."""
-        return self._compute(lambda: torch.from_numpy(batch).to(self._device, self._dtype), network)
+        return self._compute(lambda: self._upload(batch), network)
 
     def export(self, images: int, height: int, width: int) -> torch.export.ExportedProgram:
         """What torch compiles for one shape."""
@@ -79,17 +79,18 @@ class TorchNetwork:
             if self._device.type == "cpu" and torch.get_num_threads() != self._cores:
                 torch.set_num_threads(self._cores)
             batch = make_batch()
-            if network is not None:
-                return _to_arrays(network(batch))
             shape = (batch.shape[0], batch.shape[2], batch.shape[3])
-            package = self.compiled.find(shape) if self.compiled is not None else None
-            if package is not None and self.compiled is not None:
+            compiled = self.compiled if network is None else None
+            if compiled is not None and (package := compiled.find(shape)) is not None:
                 try:
                     return _to_arrays(package(batch))
                 except Exception as error:
                     # Whatever a kernel raises: what cannot compute serves no more, and this batch is the plain one's.
-                    self.compiled.give_up(shape, error)
-            return _to_arrays(self._network(batch))
+                    compiled.give_up(shape, error)
+            return _to_arrays((network or self._network)(batch))
+
+    def _upload(self, batch: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(batch).to(self._device, self._dtype)
 
     def _to_batch(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, 3)` uint8 BGR to what `to_batch` makes of it, to the last bit."""
@@ -109,8 +110,8 @@ def open_torch(
     """The network of a weights file on a device. Raises `WeightsRefusedError`, also for an ONNX file.
 
     In half precision on CUDA, but for poses and oriented boxes: their points and angles are decoded in the head, and
-    half precision knows no half pixels beyond 1024 of them. The shapes that come most often are compiled, so many at
-    most, and kept in `cache_dir`.
+    half precision knows no half pixels beyond 1024 of them. Shapes that come often are compiled, so many at most,
+    and kept in `cache_dir`.
     """
     flat, facts = load_flat(path, sha256, device, form="torchscript")
     half = device.type == "cuda" and facts.task not in ("pose", "obb")
